@@ -1,0 +1,22 @@
+"""Stop rules: what a policy is, what it sees, and the ones there are."""
+
+from radar_rl.policies.learned import LearnedPolicy
+from radar_rl.policies.observation import ObservationSpec
+from radar_rl.policies.oracle import oracle_depths
+from radar_rl.policies.protocol import CONTINUE, STOP, MemorylessPolicy, Policy
+from radar_rl.policies.random import RandomStop
+from radar_rl.policies.static import StaticDepth
+from radar_rl.policies.threshold import ConfidenceThreshold
+
+__all__ = [
+    "CONTINUE",
+    "STOP",
+    "ConfidenceThreshold",
+    "LearnedPolicy",
+    "MemorylessPolicy",
+    "ObservationSpec",
+    "Policy",
+    "RandomStop",
+    "StaticDepth",
+    "oracle_depths",
+]

@@ -1,0 +1,53 @@
+"""A learned policy: a small multilayer perceptron over the observation, evaluated in NumPy (no framework overhead)."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from radar_rl.errors import ArtifactError
+from radar_rl.policies.observation import ObservationSpec
+from radar_rl.policies.protocol import MemorylessPolicy
+
+Layer = tuple[NDArray[np.float32], NDArray[np.float32]]
+
+
+class LearnedPolicy(MemorylessPolicy):
+    """Continue when the network's second output (continue) exceeds its first (stop).
+
+    The outputs are action values (CQL) or action logits (BC, IQL); hidden layers are ReLU.
+
+    Args:
+        name: how tables call it.
+        spec: the observation the network was trained on.
+        layers: (weight [out, in], bias [out]) float32 of each layer, the last with 2 outputs [stop, continue].
+
+    Raises:
+        ArtifactError: the layers do not fit each other or the observation, or hold values that are not finite.
+    """
+
+    pays_decisions = True
+
+    def __init__(self, name: str, spec: ObservationSpec, layers: Sequence[Layer]) -> None:
+        sizes = [spec.size, *(len(bias) for _, bias in layers)]
+        shapes = [weight.shape for weight, _ in layers]
+        if shapes != [(out, into) for into, out in pairwise(sizes)] or sizes[-1] != 2:
+            raise ArtifactError(f"policy network: layers {shapes} do not lead from {spec.size} numbers to 2 actions")
+        if not all(np.isfinite(array).all() for layer in layers for array in layer):
+            raise ArtifactError("policy network: weights are not finite")
+        self.name, self.spec = name, spec
+        self.layers = [(np.ascontiguousarray(weight.T), bias) for weight, bias in layers]
+
+    def outputs(self, confidences: NDArray[np.float16], depth: NDArray[np.integer]) -> NDArray[np.float32]:
+        """Action values or logits, [N, 2] float32 in the order stop, continue."""
+        x = self.spec.build(confidences, depth)
+        for weight, bias in self.layers[:-1]:
+            x = np.maximum(x @ weight + bias, 0.0)
+        weight, bias = self.layers[-1]
+        return np.asarray(x @ weight + bias)
+
+    def continues(self, confidences: NDArray[np.float16], depth: NDArray[np.integer]) -> NDArray[np.bool_]:
+        """Whether continuing is worth strictly more than stopping."""
+        outputs = self.outputs(confidences, depth)
+        return np.asarray(outputs[:, 1] > outputs[:, 0])

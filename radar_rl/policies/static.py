@@ -1,0 +1,26 @@
+"""Static depth: EAGLE's preset number of draft calls (EAGLE-2, arXiv 2406.16858; EAGLE-3, arXiv 2503.01840)."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from radar_rl.errors import ConfigError
+from radar_rl.policies.protocol import MemorylessPolicy
+
+
+@dataclass
+class StaticDepth(MemorylessPolicy):
+    """Always make ``depth`` draft calls (EAGLE-3's "depth 7" is 8 calls). Decides nothing, so pays for nothing."""
+
+    depth: int = 8
+    pays_decisions: bool = False
+
+    def __post_init__(self) -> None:
+        if self.depth < 1:
+            raise ConfigError(f"static depth: expected at least 1 draft call, got {self.depth}")
+        self.name = f"static-{self.depth}"
+
+    def continues(self, confidences: NDArray[np.float16], depth: NDArray[np.integer]) -> NDArray[np.bool_]:
+        """Whether fewer than ``self.depth`` calls were made."""
+        return np.asarray(depth < self.depth)

@@ -1,0 +1,194 @@
+"""The verb ``decode``: text from a prompt, streamed, with the figures of its rounds and of autoregressive decoding."""
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from radar_rl.errors import ArtifactError, InputError
+from radar_rl.policies import Policy, StaticDepth
+from radar_rl.runtime.artifact import read_config
+from radar_rl.runtime.decoder import Options, SpeculativeDecoder, autoregressive
+from radar_rl.runtime.models import pair_from_config
+from radar_rl.runtime.named import policy_from_string
+from radar_rl.speculative.pair import Pair
+from radar_rl.speculative.session import Round
+
+DEFAULTS = {"max_depth": 8, "top_k": 10, "tree_size": 60}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One way of decoding one prompt; seconds exclude the prompt's prefill and the first token that it yields."""
+
+    name: str
+    token_ids: list[int]
+    seconds: float
+    rounds: list[Round]
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Emitted tokens over seconds, NaN for a text of one token."""
+        return (len(self.token_ids) - 1) / self.seconds if self.seconds > 0 else float("nan")
+
+
+def decode(
+    *,
+    policy: str,
+    model: Mapping[str, Any],
+    max_new_tokens: int,
+    temperature: float,
+    sample_top_k: int,
+    sample_top_p: float,
+    seed: int,
+    allow_other_pair: bool,
+    prompts: list[str],
+    compare: bool,
+    explain: bool,
+) -> None:
+    """Stream each prompt's text; print τ, draft calls and tokens/s beside autoregressive decoding of the same prompt.
+
+    Args:
+        policy: ``static:DEPTH``, ``threshold:P``, ``random:P``, or a folder.
+        compare: also decode with the best static depth that the policy's training found (default depth otherwise).
+        explain: print the rounds, accepted tokens coloured.
+
+    Raises:
+        InputError: no prompt.
+        ArtifactError: the policy was trained with another pair and ``allow_other_pair`` is not set.
+    """
+    if not prompts:
+        raise InputError('decode: no prompt; give one with --prompt "…"')
+    chosen = policy_from_string(policy, seed)
+    about = read_config(policy) if Path(policy).is_dir() else {}
+    pair = pair_from_config(model)
+    _check_pair(pair, about, allow_other_pair)
+    shape = {key: int(about.get(key) or value) for key, value in DEFAULTS.items()}
+    rivals: list[Policy] = [chosen]
+    if compare:
+        rivals.append(StaticDepth(int(about.get("best_static_depth") or shape["max_depth"])))
+    options: Options = {
+        "max_new_tokens": max_new_tokens,
+        "temperature": temperature,
+        "sample_top_k": sample_top_k,
+        "sample_top_p": sample_top_p,
+        "seed": seed,
+    }
+    console = Console(highlight=False)
+    for prompt in prompts:
+        prompt_ids = pair.encode_prompt(prompt)
+        pair.check_prompt(prompt_ids, max_new_tokens)
+        _warm_up(pair, prompt_ids)
+        measured = [
+            _speculative(pair, rival, shape, prompt_ids, options, shown=i == 0) for i, rival in enumerate(rivals)
+        ]
+        if explain:
+            for ended in measured[0].rounds:
+                console.print(_explained(ended, pair))
+        measured.append(_alone(pair, prompt_ids, options))
+        console.print(_table(measured))
+
+
+def _check_pair(pair: Pair, about: Mapping[str, Any], allow_other_pair: bool) -> None:
+    for part, here in (("target", pair.target_identity), ("draft", pair.draft_identity)):
+        trained = about.get(part)
+        if trained is not None and trained != here and not allow_other_pair:
+            raise ArtifactError(
+                f"the policy was trained with {part} {trained}, this pair's is {here}; "
+                "choose its pair with model=…, or set allow_other_pair=true"
+            )
+
+
+def _warm_up(pair: Pair, prompt_ids: Sequence[int]) -> None:
+    """One short text, so that no rival pays for first-time allocations."""
+    SpeculativeDecoder(pair, StaticDepth(DEFAULTS["max_depth"])).generate(prompt_ids, max_new_tokens=8)
+
+
+def _speculative(
+    pair: Pair,
+    policy: Policy,
+    shape: Mapping[str, int],
+    prompt_ids: Sequence[int],
+    options: Options,
+    *,
+    shown: bool,
+) -> Measured:
+    decoder = SpeculativeDecoder(
+        pair, policy, max_depth=shape["max_depth"], top_k=shape["top_k"], tree_size=shape["tree_size"]
+    )
+    session = decoder.start(prompt_ids, **options)
+    printed = _Printer(pair) if shown else None
+    if printed:
+        printed.show(session.token_ids)
+    rounds, seconds = [], 0.0
+    stream = decoder.rounds(session)
+    while True:
+        start = time.perf_counter()
+        ended = next(stream, None)
+        seconds += time.perf_counter() - start
+        if ended is None:
+            break
+        rounds.append(ended)
+        if printed:
+            printed.show(session.token_ids)
+    if printed:
+        print()
+    return Measured(policy.name, session.token_ids, seconds, rounds)
+
+
+def _alone(pair: Pair, prompt_ids: Sequence[int], options: Options) -> Measured:
+    stream = autoregressive(pair, prompt_ids, **options)
+    tokens = [next(stream)]
+    start = time.perf_counter()
+    tokens.extend(stream)
+    return Measured("autoregressive", tokens, time.perf_counter() - start, [])
+
+
+class _Printer:
+    """Prints a growing text, new characters only: a token may end in the middle of a character."""
+
+    def __init__(self, pair: Pair) -> None:
+        self.tokenizer, self.printed = pair.tokenizer, ""
+
+    def show(self, token_ids: Sequence[int]) -> None:
+        text = self.tokenizer.decode(token_ids, skip_special_tokens=True)
+        if not text.endswith("\ufffd") and text.startswith(self.printed):
+            sys.stdout.write(text[len(self.printed) :])
+            sys.stdout.flush()
+            self.printed = text
+
+
+def _explained(ended: Round, pair: Pair) -> Text:
+    line = Text(f"{ended.position:5d}  {ended.draft_calls} calls  {ended.accepted} accepted  ")
+    pieces = [pair.tokenizer.decode([token]) for token in ended.emitted]
+    for i, piece in enumerate(pieces):
+        line.append(repr(piece)[1:-1], style="green" if i < ended.accepted else "yellow")
+        line.append("·", style="dim")
+    return line
+
+
+def _table(measured: Sequence[Measured]) -> Table:
+    base = measured[-1]
+    table = Table(title=f"{len(measured[0].token_ids)} tokens; the text is the same for every row")
+    for name, right in (("decoding", False), ("tokens/s", True), ("speedup", True), ("τ", True), ("draft calls", True)):
+        table.add_column(name, justify="right" if right else "left")
+    for row in measured:
+        if row.token_ids != base.token_ids:
+            table.title = (
+                f"{len(measured[0].token_ids)} tokens; a near-tie of two logits was decided differently by a row"
+            )
+        rounds = len(row.rounds)
+        table.add_row(
+            row.name,
+            f"{row.tokens_per_second:.1f}",
+            f"{row.tokens_per_second / base.tokens_per_second:.2f}×",
+            f"{sum(len(r.emitted) for r in row.rounds) / rounds:.2f}" if rounds else "–",
+            f"{sum(r.draft_calls for r in row.rounds) / rounds:.2f}" if rounds else "–",
+        )
+    return table

@@ -1,0 +1,176 @@
+"""Measuring the hardware profile: the seconds of draft calls, verification, decisions and the rest of a round."""
+
+import platform
+import time
+from collections.abc import Mapping
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from radar_rl import configs
+from radar_rl.errors import ConfigError
+from radar_rl.policies import LearnedPolicy, ObservationSpec
+from radar_rl.runtime.decoder import autoregressive
+from radar_rl.runtime.models import pair_from_config
+from radar_rl.speculative.hardware import HardwareProfile
+from radar_rl.speculative.pair import Pair
+from radar_rl.speculative.session import SpeculativeSession
+from radar_rl.speculative.state import DraftState
+
+PROMPT_TOKENS = 96
+ROUNDS = 4
+DECISION_NETWORK = (64, 64)
+
+
+def measure(
+    pair: Pair, *, max_depth: int = 8, top_k: int = 10, tree_size: int = 60, repeats: int = 20, seed: int = 0
+) -> HardwareProfile:
+    """Measure this machine with a pair: medians over ``repeats`` rounds of each kind, the kinds interleaved.
+
+    Texts are random tokens: what they say changes no second. Verification is measured whole (selection, the target's
+    forward, acceptance, cache) at several node counts; rest is what a round takes beside its parts.
+    """
+    generator = np.random.default_rng(seed)
+    length = min(PROMPT_TOKENS, pair.max_positions // 4)
+    prompt = generator.integers(0, pair.target.vocab_size, length).tolist()
+    sizes = sorted({2, top_k + 1, (top_k + 1 + tree_size) // 2, tree_size} - {1})
+    room = (ROUNDS + 1) * (max_depth + 1) + 1  # new tokens that the timed rounds may emit
+    draft: list[list[float]] = [[] for _ in range(max_depth)]
+    verify: dict[int, list[float]] = {size: [] for size in sizes}
+    rest: list[float] = []
+    alone: list[float] = []
+    for repeat in range(repeats + 2):  # the first two warm caches and allocators
+        counted = repeat >= 2
+        for size in sizes:
+            session = SpeculativeSession(
+                pair, prompt, max_new_tokens=room, max_depth=max_depth, top_k=top_k, tree_size=size
+            )
+            for number in range(ROUNDS + 1):
+                if session.finished:
+                    break
+                parts, whole = _timed_round(session, max_depth)
+                if counted and number > 0:  # the first round also lets the head read the prompt
+                    for times, seconds in zip(draft, parts[:-1], strict=True):
+                        times.append(seconds)
+                    verify[size].append(parts[-1])
+                    rest.append(whole - sum(parts))
+        if counted:
+            alone += _token_seconds(pair, prompt)
+    where = f"{pair.target.device.type}, {platform.machine()}, {torch.get_num_threads()} threads"
+    return HardwareProfile(
+        name=f"{pair.target_identity} on {where}",
+        draft_seconds=tuple(float(np.median(times)) for times in draft),
+        verify_nodes=tuple(sizes),
+        verify_seconds=tuple(float(np.median(verify[size])) for size in sizes),
+        decide_seconds=_decision_seconds(max_depth, top_k, repeats),
+        rest_seconds=max(0.0, float(np.median(rest))),
+        autoregressive_seconds=float(np.median(alone)),
+    )
+
+
+def _clock(pair: Pair) -> float:
+    if pair.target.device.type == "cuda":
+        torch.cuda.synchronize(pair.target.device)
+    return time.perf_counter()
+
+
+def _timed_round(session: SpeculativeSession, max_depth: int) -> tuple[list[float], float]:
+    """Seconds of each draft call and of verification, and of the whole round."""
+    marks = [_clock(session.pair)]
+    session.begin()
+    marks.append(_clock(session.pair))
+    for _ in range(max_depth - 1):
+        session.draft()
+        marks.append(_clock(session.pair))
+    session.verify()
+    marks.append(_clock(session.pair))
+    return np.diff(marks).tolist(), _clock(session.pair) - marks[0]
+
+
+def _token_seconds(pair: Pair, prompt: list[int]) -> list[float]:
+    """Seconds of each of a few tokens decoded by the target alone, the prefill left out."""
+    marks = []
+    for _ in autoregressive(pair, prompt, max_new_tokens=9):
+        marks.append(_clock(pair))
+    return np.diff(marks).tolist()
+
+
+def _decision_seconds(max_depth: int, top_k: int, repeats: int) -> float:
+    """Seconds of one decision of a network of the default size."""
+    spec = ObservationSpec(max_depth, top_k)
+    generator = np.random.default_rng(0)
+    sizes = [spec.size, *DECISION_NETWORK, 2]
+    layers = [
+        (generator.normal(size=(out, into)).astype(np.float32), np.zeros(out, np.float32))
+        for into, out in pairwise(sizes)
+    ]
+    policy = LearnedPolicy("timed", spec, layers)
+    confidences = np.zeros((max_depth, top_k), np.float16)
+    times = []
+    for i in range(50 * repeats):
+        start = time.perf_counter()
+        policy.act(DraftState(0, 1 + i % max(1, max_depth - 1), max_depth, confidences))
+        times.append(time.perf_counter() - start)
+    return float(np.median(times))
+
+
+def resolve_hardware(
+    value: str | None, cache: Path, model: Mapping[str, Any], *, max_depth: int, top_k: int, tree_size: int
+) -> HardwareProfile:
+    """The profile that ``hardware=`` names.
+
+    Args:
+        value: a file, the name of a profile that ships, or None: this machine, measured once and kept at ``cache``.
+        cache: where the measured profile is kept.
+        model: the pair to measure with (a ``model`` group's mapping).
+
+    Raises:
+        ConfigError: neither a file nor a name.
+    """
+    if value is None:
+        if not cache.is_file():
+            profile(
+                out=str(cache), model=model, max_depth=max_depth, top_k=top_k, tree_size=tree_size, repeats=10, seed=0
+            )
+        return HardwareProfile.load(cache)
+    if value in configs.choices("hardware"):
+        return HardwareProfile.from_mapping(configs.load("hardware", value), f"configs/hardware/{value}.yaml")
+    if not Path(value).is_file():
+        names = ", ".join(configs.choices("hardware"))
+        raise ConfigError(f"hardware={value}: no such file, and no profile of that name ships; names: {names}")
+    return HardwareProfile.load(Path(value))
+
+
+def profile(
+    *, out: str, model: Mapping[str, Any], max_depth: int, top_k: int, tree_size: int, repeats: int, seed: int
+) -> HardwareProfile:
+    """The verb ``profile``: measure this machine, print what it costs, write the profile to ``out``."""
+    pair = pair_from_config(model)
+    measured = measure(pair, max_depth=max_depth, top_k=top_k, tree_size=tree_size, repeats=repeats, seed=seed)
+    measured.save(Path(out))
+    for line in describe(measured):
+        print(line)
+    print(f"profile: written to {out}")
+    return measured
+
+
+def describe(measured: HardwareProfile) -> list[str]:
+    """A profile in words, milliseconds."""
+    drafts = " ".join(f"{1e3 * seconds:.2f}" for seconds in measured.draft_seconds)
+    verifications = ", ".join(
+        f"{1e3 * seconds:.2f} ({nodes} nodes)"
+        for nodes, seconds in zip(measured.verify_nodes, measured.verify_seconds, strict=True)
+    )
+    lines = [
+        f"profile: {measured.name}",
+        f"  draft calls 1 … {len(measured.draft_seconds)}: {drafts} ms",
+        f"  verification: {verifications} ms",
+        f"  decision: {1e6 * measured.decide_seconds:.1f} µs; rest of a round: {1e3 * measured.rest_seconds:.3f} ms",
+        f"  a draft call costs {measured.marginal_draft_share:.3f} of a round's rest",
+    ]
+    if measured.autoregressive_seconds is not None:
+        lines.insert(4, f"  target alone: {1e3 * measured.autoregressive_seconds:.2f} ms a token")
+    return lines

@@ -1,0 +1,20 @@
+"""One round of speculative decoding: target, draft head, draft tree, verification, and the session that runs them."""
+
+from radar_rl.speculative.hardware import HardwareProfile, tree_nodes
+from radar_rl.speculative.pair import Pair, load_pair
+from radar_rl.speculative.sampling import Sampling
+from radar_rl.speculative.session import Round, SpeculativeSession
+from radar_rl.speculative.state import DraftState
+from radar_rl.speculative.tree import DraftTree
+
+__all__ = [
+    "DraftState",
+    "DraftTree",
+    "HardwareProfile",
+    "Pair",
+    "Round",
+    "Sampling",
+    "SpeculativeSession",
+    "load_pair",
+    "tree_nodes",
+]

@@ -1,0 +1,246 @@
+"""Draft heads: EAGLE-3 (arXiv 2503.01840) and EAGLE-2 (arXiv 2406.16858).
+
+A head reads slots. Slot i of a text x holds the target's features at token i beside the embedding of token i + 1, and
+the head's output there predicts token i + 2. Past the committed text, a node's own output stands in for features.
+Parameter names are those of SafeAILab's checkpoints, so a state dict loads as it is.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import LlamaConfig
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+from radar_rl.speculative.attention import rotate
+
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""(query [B, H, m, D], key [B, K, m, D], value [B, K, m, D]) → [B, H, m, D]: stores keys, attends to what it should."""
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square norm, computed in float32 (Llama)."""
+
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., size] → [..., size]."""
+        wide = x.float()
+        scaled = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)
+        return self.weight * scaled.to(x.dtype)
+
+
+class Attention(nn.Module):
+    """The head's self-attention: projections and rotary positions; what is attended to is the caller's affair."""
+
+    def __init__(self, config: LlamaConfig, input_size: int) -> None:
+        super().__init__()
+        self.heads = int(config.num_attention_heads)
+        self.kv_heads = int(config.num_key_value_heads or self.heads)
+        self.head_dim = int(getattr(config, "head_dim", None) or config.hidden_size // self.heads)
+        bias = bool(getattr(config, "attention_bias", False))
+        self.q_proj = nn.Linear(input_size, self.heads * self.head_dim, bias=bias)
+        self.k_proj = nn.Linear(input_size, self.kv_heads * self.head_dim, bias=bias)
+        self.v_proj = nn.Linear(input_size, self.kv_heads * self.head_dim, bias=bias)
+        self.o_proj = nn.Linear(self.heads * self.head_dim, config.hidden_size, bias=bias)
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, attend: Attend) -> Tensor:
+        """[B, m, input] → [B, m, hidden]; cos, sin: [B or 1, m, D]."""
+        batch, m, _ = x.shape
+        query = self.q_proj(x).view(batch, m, self.heads, self.head_dim).transpose(1, 2)
+        key = self.k_proj(x).view(batch, m, self.kv_heads, self.head_dim).transpose(1, 2)
+        value = self.v_proj(x).view(batch, m, self.kv_heads, self.head_dim).transpose(1, 2)
+        cos, sin = cos[:, None], sin[:, None]
+        mixed = attend(rotate(query, cos, sin), rotate(key, cos, sin), value)
+        projected: Tensor = self.o_proj(mixed.transpose(1, 2).reshape(batch, m, -1))
+        return projected
+
+
+class MLP(nn.Module):
+    """Llama's gated feed-forward block."""
+
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., hidden] → [..., hidden]."""
+        down: Tensor = self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        return down
+
+
+class DraftHead(nn.Module):
+    """What both heads share: rotary tables, embeddings, the map from draft to target vocabulary.
+
+    Attributes:
+        draft_to_target: [draft vocabulary] int64, the target's token id of each draft token id.
+        feature_size: width of the target's features that a slot takes.
+    """
+
+    draft_to_target: Tensor
+    cos: Tensor
+    sin: Tensor
+    feature_size: int
+
+    def __init__(self, config: LlamaConfig, vocab_size: int, draft_vocab_size: int, embedding_size: int) -> None:
+        super().__init__()
+        self.config = config
+        self.embed_tokens = nn.Embedding(vocab_size, embedding_size)
+        self.register_buffer("draft_to_target", torch.arange(draft_vocab_size), persistent=False)
+        self.build_rotary_tables(config.max_position_embeddings)
+
+    def build_rotary_tables(self, length: int) -> None:
+        """Tables of the rotary embedding (with the config's scaling) for positions below ``length``."""
+        positions = torch.arange(length)[None]
+        cos, sin = LlamaRotaryEmbedding(self.config)(torch.zeros(1), positions)
+        self.register_buffer("cos", cos[0], persistent=False)  # [length, D]
+        self.register_buffer("sin", sin[0], persistent=False)
+
+    def condition(self, features: Tensor) -> Tensor:
+        """The target's features as the head's hidden state: [..., feature_size] → [..., hidden]."""
+        raise NotImplementedError
+
+    def layer(self, hidden: Tensor, token_ids: Tensor, positions: Tensor, attend: Attend) -> Tensor:
+        """The head's one decoder layer.
+
+        Args:
+            hidden: [B, m, hidden] conditioned features, or outputs of parent nodes.
+            token_ids: [B, m] the token that follows each.
+            positions: [B or 1, m] slot positions for the rotary embedding.
+
+        Returns:
+            [B, m, hidden].
+        """
+        raise NotImplementedError
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Scores of the next token: [..., hidden] → [..., draft vocabulary]."""
+        raise NotImplementedError
+
+
+class Eagle3Head(DraftHead):
+    """EAGLE-3: features of three target layers, fused by ``fc``; attention reads [embedding, hidden]."""
+
+    def __init__(self, config: LlamaConfig, target_hidden_size: int, vocab_size: int) -> None:
+        draft_vocab_size = getattr(config, "draft_vocab_size", None) or vocab_size
+        super().__init__(config, vocab_size, draft_vocab_size, config.hidden_size)
+        self.feature_size = 3 * target_hidden_size
+        size, eps = config.hidden_size, config.rms_norm_eps
+        self.fc = nn.Linear(self.feature_size, size, bias=False)
+        self.midlayer = nn.ModuleDict(
+            {
+                "hidden_norm": RMSNorm(size, eps),
+                "input_layernorm": RMSNorm(size, eps),
+                "self_attn": Attention(config, 2 * size),
+                "post_attention_layernorm": RMSNorm(size, eps),
+                "mlp": MLP(config),
+            }
+        )
+        self.norm = RMSNorm(size, eps)
+        self.lm_head = nn.Linear(size, draft_vocab_size, bias=False)
+
+    def condition(self, features: Tensor) -> Tensor:
+        """[..., 3 · target hidden] → [..., hidden]."""
+        fused: Tensor = self.fc(features)
+        return fused
+
+    def layer(self, hidden: Tensor, token_ids: Tensor, positions: Tensor, attend: Attend) -> Tensor:
+        """See ``DraftHead.layer``."""
+        part: Any = self.midlayer
+        x = torch.cat((part["input_layernorm"](self.embed_tokens(token_ids)), part["hidden_norm"](hidden)), dim=-1)
+        hidden = hidden + part["self_attn"](x, self.cos[positions], self.sin[positions], attend)
+        output: Tensor = hidden + part["mlp"](part["post_attention_layernorm"](hidden))
+        return output
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """[..., hidden] → [..., draft vocabulary]."""
+        scores: Tensor = self.lm_head(self.norm(hidden))
+        return scores
+
+
+class Eagle2Head(DraftHead):
+    """EAGLE-2: the target's last hidden state (after its final norm); ``fc`` fuses it with the embedding.
+
+    ``lm_head`` is the target's own, handed over by ``load_pair``; it is no parameter of the head.
+    """
+
+    def __init__(self, config: LlamaConfig, target_hidden_size: int, vocab_size: int) -> None:
+        super().__init__(config, vocab_size, vocab_size, config.hidden_size)
+        self.feature_size = target_hidden_size
+        size, eps = config.hidden_size, config.rms_norm_eps
+        self.fc = nn.Linear(2 * size, size, bias=bool(getattr(config, "bias", True)))
+        self.layers = nn.ModuleList(
+            [
+                nn.ModuleDict(
+                    {
+                        "self_attn": Attention(config, size),
+                        "post_attention_layernorm": RMSNorm(size, eps),
+                        "mlp": MLP(config),
+                    }
+                )
+            ]
+        )
+        self.target_logits: Callable[[Tensor], Tensor] | None = None
+
+    def condition(self, features: Tensor) -> Tensor:
+        """EAGLE-2 takes features as they are."""
+        return features
+
+    def layer(self, hidden: Tensor, token_ids: Tensor, positions: Tensor, attend: Attend) -> Tensor:
+        """See ``DraftHead.layer``."""
+        part: Any = self.layers[0]
+        x = self.fc(torch.cat((self.embed_tokens(token_ids), hidden), dim=-1))
+        x = x + part["self_attn"](x, self.cos[positions], self.sin[positions], attend)
+        output: Tensor = x + part["mlp"](part["post_attention_layernorm"](x))
+        return output
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """[..., hidden] → [..., vocabulary], by the target's own output layer."""
+        assert self.target_logits is not None, "load_pair hands the target's output layer over"
+        return self.target_logits(hidden)
+
+
+class DraftCache:
+    """Keys and values of the committed slots of one text, written in place.
+
+    Attributes:
+        keys, values: [K, capacity, D]; the first ``length`` slots are filled.
+    """
+
+    def __init__(self, head: DraftHead, capacity: int) -> None:
+        attention: Any = next(module for module in head.modules() if isinstance(module, Attention))
+        like = attention.k_proj.weight
+        shape = (attention.kv_heads, capacity, attention.head_dim)
+        self.keys, self.values = like.new_zeros(shape), like.new_zeros(shape)
+        self.length = 0
+
+    def extend(self, head: DraftHead, features: Tensor, token_ids: Tensor) -> Tensor:
+        """Commit slots: the head's forward over new text.
+
+        Args:
+            features: [m, feature_size] the target's features at tokens ``length`` … ``length + m - 1``.
+            token_ids: [m] the tokens that follow them.
+
+        Returns:
+            [m, hidden], the head's outputs at the new slots.
+        """
+        start, stop = self.length, self.length + len(token_ids)
+        positions = torch.arange(start, stop, device=token_ids.device)
+        visible = torch.arange(stop, device=token_ids.device) <= positions[:, None]  # [m, stop]
+
+        def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+            self.keys[:, start:stop], self.values[:, start:stop] = key[0], value[0]
+            group = query.shape[1] // key.shape[1]
+            keys = self.keys[:, :stop].repeat_interleave(group, dim=0)[None]
+            values = self.values[:, :stop].repeat_interleave(group, dim=0)[None]
+            return F.scaled_dot_product_attention(query, keys, values, attn_mask=visible)
+
+        self.length = stop
+        return head.layer(head.condition(features)[None], token_ids[None], positions[None], attend)[0]

@@ -1,0 +1,91 @@
+"""Choosing tokens so that the text depends on the seed alone, never on the policy (DESIGN §3.1).
+
+A token at absolute position p is argmax(processed logits + Gumbel(seed, p)): the Gumbel-max trick, whose law is the
+softmax of the processed logits, with noise indexed by position. Two logits that tie within floating-point error may be
+decided differently by forward passes of different shapes; nothing else may.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from radar_rl.errors import InputError
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are chosen.
+
+    Attributes:
+        temperature: 0 for greedy.
+        top_k: keep the k most likely tokens; 0 keeps all.
+        top_p: keep the smallest set with at least this probability; 1 keeps all.
+        seed: names the noise.
+    """
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.temperature < 0 or self.top_k < 0 or not 0 < self.top_p <= 1:
+            raise InputError(
+                f"sampling: expected temperature ≥ 0, top_k ≥ 0 and 0 < top_p ≤ 1, "
+                f"got {self.temperature}, {self.top_k}, {self.top_p}"
+            )
+
+
+class PositionNoise:
+    """Gumbel noise by absolute position, drawn once each and kept while a text is decoded."""
+
+    def __init__(self, seed: int, vocab_size: int, device: torch.device) -> None:
+        self.seed, self.vocab_size, self.device = seed, vocab_size, device
+        self._rows: dict[int, Tensor] = {}
+
+    def at(self, position: int) -> Tensor:
+        """[vocabulary] float32 for the token at ``position`` of prompt + completion."""
+        row = self._rows.get(position)
+        if row is None:
+            key = np.array([self.seed % 2**64, position], dtype=np.uint64)
+            exponential = np.random.Generator(np.random.Philox(key=key)).standard_exponential(self.vocab_size)
+            row = torch.from_numpy(-np.log(exponential).astype(np.float32)).to(self.device)
+            self._rows[position] = row
+        return row
+
+    def forget_before(self, position: int) -> None:
+        """Drop rows that no later token needs."""
+        self._rows = {p: row for p, row in self._rows.items() if p >= position}
+
+
+def process(logits: Tensor, sampling: Sampling) -> Tensor:
+    """Temperature, then top-k, then top-p, as transformers' logits processors do: [..., vocabulary] float32."""
+    logits = logits / sampling.temperature
+    if 0 < sampling.top_k < logits.shape[-1]:
+        smallest = logits.topk(sampling.top_k, dim=-1).values[..., -1:]
+        logits = logits.masked_fill(logits < smallest, float("-inf"))
+    if sampling.top_p < 1:
+        ascending, order = logits.sort(dim=-1)
+        below = ascending.softmax(dim=-1).cumsum(dim=-1) <= 1 - sampling.top_p
+        below[..., -1] = False
+        logits = logits.masked_fill(torch.zeros_like(below).scatter(-1, order, below), float("-inf"))
+    return logits
+
+
+def choose(logits: Tensor, positions: list[int], rows: Tensor, sampling: Sampling, noise: PositionNoise) -> Tensor:
+    """The target's token after each verified node.
+
+    Args:
+        logits: [n, vocabulary] float32.
+        positions: absolute positions of the tokens to choose, one per depth.
+        rows: [n] int64, which of ``positions`` each node chooses for.
+
+    Returns:
+        [n] int64.
+    """
+    if sampling.temperature == 0:
+        return logits.argmax(dim=-1)
+    drawn = torch.stack([noise.at(position) for position in positions])
+    return (process(logits, sampling) + drawn[rows]).argmax(dim=-1)

@@ -1,0 +1,60 @@
+"""Fixtures that tests of several packages share."""
+
+import os
+from pathlib import Path
+
+import pytest
+from tiny_pair import write_tiny_pair
+
+from radar_rl.rollouts.jsonl import read_jsonl
+from radar_rl.speculative import Pair, load_pair
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The folder that holds pyproject.toml."""
+    return ROOT
+
+
+def _folder(variable: str, what: str) -> Path:
+    value = os.environ.get(variable)
+    if not value or not Path(value).is_dir():
+        pytest.skip(f"{variable} names no folder: {what} not at hand")
+    return Path(value)
+
+
+@pytest.fixture(scope="session")
+def reference() -> Path:
+    """Outputs and small weights of other implementations; the test is skipped without them."""
+    return _folder("RADAR_RL_REFERENCE", "reference results")
+
+
+@pytest.fixture(scope="session")
+def prompt_data() -> Path:
+    """Folder of the benchmark prompt sets; the test is skipped without it."""
+    return _folder("RADAR_RL_DATA", "prompt sets")
+
+
+@pytest.fixture(scope="session")
+def pocket() -> Pair:
+    """The embedded pair."""
+    return load_pair("pocket")
+
+
+@pytest.fixture(scope="session")
+def shipped_prompts() -> list[str]:
+    """A few of the prompts that ship, of every family."""
+    return [
+        str(row["prompt"])
+        for path in sorted((ROOT / "datasets" / "prompts").glob("*.jsonl"))
+        for row in list(read_jsonl(path))[:4]
+        if "prompt" in row
+    ]
+
+
+@pytest.fixture
+def tiny_pair(tmp_path: Path) -> tuple[Path, Path]:
+    """Folders of a tiny random target and head, fresh for every test."""
+    return write_tiny_pair(tmp_path)
