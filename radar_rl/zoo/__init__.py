@@ -1,0 +1,1 @@
+"""The embedded ``pocket`` pair, and how it was made."""
