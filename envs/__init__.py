@@ -1,0 +1,22 @@
+"""The decision problem as Gymnasium environments (https://gymnasium.farama.org).
+
+Importing this package registers them, so that these work without arguments:
+
+    gymnasium.make("radar_rl.envs:Radar/DraftTree-v0")        # live: a pair decodes
+    gymnasium.make("radar_rl.envs:Radar/DraftTreeReplay-v0")  # a collected trace is replayed
+"""
+
+if __name__ != "radar_rl.envs":
+    raise ImportError(f"import radar_rl.envs, not {__name__}: this folder is part of the package radar_rl")
+
+import gymnasium
+
+from radar_rl.envs.base import DraftTreeBase
+from radar_rl.envs.live import DraftTreeEnv
+from radar_rl.envs.payments import Payments
+from radar_rl.envs.replay import DraftTreeReplayEnv
+
+gymnasium.register(id="Radar/DraftTree-v0", entry_point="radar_rl.envs.live:DraftTreeEnv")
+gymnasium.register(id="Radar/DraftTreeReplay-v0", entry_point="radar_rl.envs.replay:DraftTreeReplayEnv")
+
+__all__ = ["DraftTreeBase", "DraftTreeEnv", "DraftTreeReplayEnv", "Payments"]

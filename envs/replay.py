@@ -1,0 +1,91 @@
+"""The replay environment: the rounds of a collected trace, exactly as the live environment would run them."""
+
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from radar_rl.envs.base import DraftTreeBase
+from radar_rl.errors import TraceError
+from radar_rl.policies.observation import ObservationSpec
+from radar_rl.rollouts.reading import load_trace
+from radar_rl.rollouts.reward import Reward
+from radar_rl.rollouts.sessions import ReplayTexts
+from radar_rl.rollouts.trace import Trace
+from radar_rl.speculative.hardware import HardwareProfile
+
+
+class DraftTreeReplayEnv(DraftTreeBase):
+    """Decide after each draft call whether to make another one or to verify, on recorded outcomes.
+
+    ## Description
+    The same decision problem as ``Radar/DraftTree-v0``, with no model: a trace holds, for every position of a text and
+    every stopping depth, what the draft head would have seen and what the target would have accepted, so a replayed
+    round is the live round.
+
+    ## Action space
+    ``Discrete(2)``: 0 stops drafting and verifies, 1 makes another draft call. After ``max_depth`` calls both stop;
+    ``info["action_mask"]`` is [1, 0] then, else [1, 1].
+
+    ## Observation space
+    ``Box`` float32, laid out by an ``ObservationSpec``. By default the cumulative draft log-probabilities of the
+    ``top_k`` best nodes of each level, sorted descending, levels not drafted yet filled with −20, followed by
+    calls made / ``max_depth``: ``max_depth × top_k + 1`` numbers.
+
+    ## Rewards
+    ``throughput`` (default), ``linear`` or ``radar``, as ``Radar/DraftTree-v0`` defines them; seconds come from a
+    hardware profile.
+
+    ## Starting state
+    A text of the trace is drawn; draft call 1 of its first round has been made.
+
+    ## Episode end
+    ``episode="sequence"`` (default): the text ends. ``episode="round"``: a round ends; ``reset()`` then goes on with
+    the text's next round. Episodes are never truncated. The observation that comes with ``terminated`` is the last
+    one again.
+
+    ## Info
+    As ``Radar/DraftTree-v0``; ``text`` is the index of the sequence in the trace.
+
+    ## Arguments
+    ```python
+    import gymnasium
+    env = gymnasium.make("radar_rl.envs:Radar/DraftTreeReplay-v0", traces="FOLDER", reward="radar")
+    ```
+
+    ## Version history
+    - v0: first version.
+
+    Args:
+        traces: a trace, or the folder that ``radar-rl collect`` wrote; None takes the shipped sample.
+        hardware: a profile, a NAME of ``configs/hardware``, or a FILE that ``radar-rl profile`` wrote.
+        reward: one of the names above, a mapping with parameters, or a ``Reward``.
+        episode: ``sequence`` or ``round``.
+        spec: layout of the observation.
+        max_depth: most draft calls in a round, at most the collected ones (None).
+        top_k: beam width; must be the collected one (None).
+        tree_size: nodes verified, root included, at most the collected ones (None).
+    """
+
+    def __init__(
+        self,
+        traces: Trace | str | Path | None = None,
+        *,
+        hardware: HardwareProfile | str | Path = "pocket_cpu",
+        reward: Reward | str | Mapping[str, Any] = "throughput",
+        episode: str = "sequence",
+        spec: ObservationSpec | None = None,
+        max_depth: int | None = None,
+        top_k: int | None = None,
+        tree_size: int | None = None,
+    ) -> None:
+        trace = traces if isinstance(traces, Trace) else load_trace(sample_traces() if traces is None else traces)
+        if top_k is not None and top_k != trace.settings.top_k:
+            raise TraceError(f"top_k: the trace was collected with {trace.settings.top_k}, got {top_k}; collect again")
+        texts = ReplayTexts(trace, max_depth=max_depth, tree_size=tree_size)
+        super().__init__(texts, hardware=hardware, reward=reward, episode=episode, spec=spec)
+
+
+def sample_traces() -> Path:
+    """The folder of the trace that ships with the package."""
+    return Path(str(resources.files("radar_rl"))) / "datasets" / "sample" / "traces"

@@ -1,0 +1,116 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from radar_rl.errors import TraceError
+from radar_rl.rollouts import Trace, load_rollouts, load_trace, read_traces, trace_settings
+
+
+def test_what_was_written_is_read(collection: Path, trace: Trace) -> None:
+    loaded = load_trace(collection)
+    assert loaded.settings == trace.settings == trace_settings(collection)
+    for name in ("sequence_id", "task", "prompt_id"):
+        assert getattr(loaded.sequences, name) == getattr(trace.sequences, name)
+    for name in ("prompt_length", "length"):
+        np.testing.assert_array_equal(getattr(loaded.sequences, name), getattr(trace.sequences, name))
+    for name in ("sequence", "position", "confidences", "ranks", "censored"):
+        array, expected = getattr(loaded, name), getattr(trace, name)
+        assert array.dtype == expected.dtype
+        np.testing.assert_array_equal(array, expected)
+
+
+def test_the_lazy_frame_says_the_same(collection: Path, trace: Trace) -> None:
+    frame = read_traces(collection)
+    expected = ["sequence_id", "task", "prompt_id", "position", "confidences", "accepted", "censored"]
+    assert frame.collect_schema().names() == expected
+    rows = frame.collect()
+    np.testing.assert_array_equal(np.array(rows["accepted"].to_list()), trace.accepted())
+    np.testing.assert_array_equal(rows["position"].to_numpy(), trace.position)
+    assert rows["prompt_id"].to_list() == [trace.sequences.prompt_id[i] for i in trace.sequence]
+    some = read_traces(collection).filter(pl.col("task") == "second").select("position").collect()
+    assert len(some) == sum(trace.sequences.task[i] == "second" for i in trace.sequence)
+
+
+def test_other_tools_read_the_files(collection: Path, trace: Trace) -> None:
+    assert len(pl.scan_parquet(collection / "trace" / "*.parquet").collect()) == len(trace)
+    assert len(pq.read_table(collection / "trace")) == len(trace)
+
+
+def test_unexpected_settings_are_named(collection: Path) -> None:
+    load_trace(collection, expect={"top_k": 10, "max_depth": 8})
+    with pytest.raises(TraceError, match=r"top_k=10, expected 8"):
+        load_trace(collection, expect={"top_k": 8})
+
+
+def test_no_trace_is_named(tmp_path: Path) -> None:
+    with pytest.raises(TraceError, match="radar-rl collect out="):
+        load_trace(tmp_path / "nowhere")
+
+
+def rewrite(path: Path, change: object) -> None:
+    """Change a file's table, keeping its metadata."""
+    table = pq.read_table(path)
+    pq.write_table(change(table).replace_schema_metadata(table.schema.metadata), path)  # type: ignore[operator]
+
+
+def test_damage_is_found(collection: Path) -> None:
+    path = collection / "trace" / "shard-00001.parquet"
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(TraceError, match=r"shard-00001.*damaged"):
+        load_trace(collection)
+    path.write_bytes(whole)
+    rewrite(path, lambda table: table.slice(1))
+    with pytest.raises(TraceError, match="the manifest says"):
+        load_trace(collection)
+    path.write_bytes(whole)
+    rewrite(path, lambda table: pa.concat_tables([table.slice(1), table.slice(0, 1)]))
+    with pytest.raises(TraceError, match="out of order"):
+        load_trace(collection)
+    path.write_bytes(whole)
+    load_trace(collection)
+
+
+def test_nan_is_found(collection: Path, trace: Trace, write_collection: object, tmp_path: Path) -> None:
+    confidences = trace.confidences.copy()
+    confidences[7, 2, 3] = np.nan
+    write_collection(tmp_path / "bad", replace(trace, confidences=confidences))  # type: ignore[operator]
+    with pytest.raises(TraceError, match="NaN"):
+        load_trace(tmp_path / "bad")
+
+
+def test_shards_of_other_settings_are_refused(
+    collection: Path, trace: Trace, write_collection: object, tmp_path: Path
+) -> None:
+    other = replace(trace, settings=replace(trace.settings, draft="another@1"))
+    write_collection(tmp_path / "other", other)  # type: ignore[operator]
+    for part in ("trace", "sequences"):
+        name = "shard-00002.parquet"
+        (collection / part / name).write_bytes((tmp_path / "other" / part / name).read_bytes())
+    for read in (load_trace, read_traces):
+        with pytest.raises(TraceError, match=r"shard-00002 was made with other settings"):
+            read(collection)
+
+
+def test_only_finished_shards_are_read(collection: Path, trace: Trace) -> None:
+    manifest = collection / "manifest.json"
+    values = json.loads(manifest.read_text())
+    del values["shards"]["shard-00002"]
+    manifest.write_text(json.dumps(values))
+    assert load_trace(collection).sequences.sequence_id == trace.sequences.sequence_id[:8]
+    assert read_traces(collection).collect()["sequence_id"].n_unique() == 8
+    values["shards"] = {}
+    manifest.write_text(json.dumps(values))
+    with pytest.raises(TraceError, match="no shard is finished"):
+        load_trace(collection)
+
+
+def test_traces_are_no_rollouts(collection: Path) -> None:
+    with pytest.raises(TraceError, match="expected rollouts"):
+        load_rollouts(collection)

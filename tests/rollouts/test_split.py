@@ -1,0 +1,18 @@
+import numpy as np
+
+from radar_rl.rollouts import held_out
+
+
+def test_the_split_never_changes() -> None:
+    ids = [f"gsm8k-test-{i}" for i in range(12)]
+    assert np.flatnonzero(held_out(ids, 0.3)).tolist() == [0, 2, 7, 9, 10, 11]
+    assert held_out(ids[5:], 0.3).tolist() == held_out(ids, 0.3)[5:].tolist()
+
+
+def test_about_the_fraction_is_held_out_and_more_only_adds() -> None:
+    ids = [f"prompt-{i}" for i in range(5000)]
+    few, many = held_out(ids, 0.3), held_out(ids, 0.5)
+    assert abs(few.mean() - 0.3) < 0.02
+    assert many[few].all()
+    assert not held_out(ids, 0.0).any()
+    assert held_out(ids, 1.0).all()

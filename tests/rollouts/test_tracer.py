@@ -1,0 +1,103 @@
+"""The trace is what decoding live would have brought, at every position and depth."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from radar_rl.errors import InputError
+from radar_rl.policies import RandomStop, StaticDepth
+from radar_rl.rollouts.trace import NO_RANK, Sequences, Trace, TraceSettings
+from radar_rl.rollouts.tracer import trace_sequence
+from radar_rl.runtime import SpeculativeDecoder
+from radar_rl.speculative import Pair, load_pair
+
+
+def trace_of(pair: Pair, prompt: list[int], new: list[int], batch: int, size: int = 60, **shape: int) -> Trace:
+    ids = [*prompt, *new]
+    depth, k = shape.get("max_depth", 8), shape.get("top_k", 10)
+    confidences, ranks = trace_sequence(
+        pair, ids, len(prompt), max_depth=depth, top_k=k, tree_size=size, positions_per_batch=batch
+    )
+    rows = len(confidences)
+    return Trace(
+        TraceSettings("t", "d", depth, k, size),
+        Sequences(["s"], ["t"], ["p"], np.array([len(prompt)]), np.array([len(ids)])),
+        np.zeros(rows, np.int64),
+        np.arange(len(prompt), len(ids) - 1),
+        confidences,
+        ranks,
+        np.zeros(rows, bool),
+    )
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_accepted_lengths_are_those_of_live_decoding(
+    pocket: Pair, shipped_prompts: list[str], temperature: float
+) -> None:
+    rounds = 0
+    for seed, prompt in enumerate(shipped_prompts):
+        ids = pocket.encode_prompt(prompt)
+        out = SpeculativeDecoder(pocket, RandomStop(0.75, seed)).generate(
+            ids, max_new_tokens=64, temperature=temperature, seed=seed
+        )
+        trace = trace_of(pocket, ids, out.token_ids, 17)
+        accepted = trace.accepted()
+        emitted = trace.emitted(accepted)
+        for done in out.rounds:
+            at = (done.position - len(ids), done.draft_calls - 1)
+            assert accepted[at] == done.accepted
+            assert emitted[at] == len(done.emitted)
+            rounds += 1
+    assert rounds > 100
+
+
+def test_smaller_trees_are_read_from_the_trace_of_larger_ones(pocket: Pair, shipped_prompts: list[str]) -> None:
+    ids = pocket.encode_prompt(shipped_prompts[1])
+    new = SpeculativeDecoder(pocket, StaticDepth(8)).generate(ids, max_new_tokens=48).token_ids
+    large = trace_of(pocket, ids, new, 64)
+    for size in (2, 7, 12, 33):
+        decoder = SpeculativeDecoder(pocket, RandomStop(0.8, size), tree_size=size)
+        for done in decoder.generate(ids, max_new_tokens=48).rounds:
+            row = done.position - len(ids)
+            assert large.accepted(size)[row, done.draft_calls - 1] == done.accepted
+
+
+def test_a_widened_first_level_is_read_from_the_same_trace(pocket: Pair, shipped_prompts: list[str]) -> None:
+    ids = pocket.encode_prompt(shipped_prompts[2])
+    decoder = SpeculativeDecoder(pocket, StaticDepth(1), widen_first_level=True)
+    out = decoder.generate(ids, max_new_tokens=48, temperature=1.0)
+    accepted = trace_of(pocket, ids, out.token_ids, 64).accepted(widen_first_level=True)
+    assert [accepted[r.position - len(ids), 0] for r in out.rounds] == [r.accepted for r in out.rounds]
+
+
+def test_the_batch_of_positions_changes_nothing(pocket: Pair, shipped_prompts: list[str]) -> None:
+    ids = pocket.encode_prompt(shipped_prompts[0])
+    new = SpeculativeDecoder(pocket, StaticDepth(8)).generate(ids, max_new_tokens=32).token_ids
+    one, many = trace_of(pocket, ids, new, 1), trace_of(pocket, ids, new, 256)
+    assert np.array_equal(one.accepted(), many.accepted())
+    np.testing.assert_allclose(
+        one.confidences.astype(np.float32), many.confidences.astype(np.float32), atol=2e-2, rtol=2e-3
+    )
+
+
+def test_ranks_along_a_path_only_grow_and_depths_beyond_the_calls_have_none(
+    pocket: Pair, shipped_prompts: list[str]
+) -> None:
+    ids = pocket.encode_prompt(shipped_prompts[0])
+    new = SpeculativeDecoder(pocket, StaticDepth(8)).generate(ids, max_new_tokens=48).token_ids
+    ranks = trace_of(pocket, ids, new, 64).ranks.astype(np.int64)
+    assert (np.diff(ranks, axis=2) >= 0).all()
+    beyond = np.triu(np.ones((8, 8), bool), 1)
+    assert (ranks[:, beyond] == NO_RANK).all()
+    assert (ranks[:, 7, 0] != NO_RANK).any()
+
+
+def test_a_text_of_one_token_has_no_rows_and_a_text_without_prompt_is_refused(tiny_pair: tuple[Path, Path]) -> None:
+    pair = load_pair(*tiny_pair)
+    shape = {"max_depth": 2, "top_k": 3, "tree_size": 8}
+    confidences, ranks = trace_sequence(pair, [5, 6], 1, **shape)
+    assert confidences.shape == (0, 2, 3)
+    assert ranks.shape == (0, 2, 2)
+    with pytest.raises(InputError, match="prompt_length"):
+        trace_sequence(pair, [5, 6], 0, **shape)

@@ -1,0 +1,108 @@
+"""Plausible random traces: texts with easy and hard stretches, drafts whose confidences predict acceptance."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from radar_rl.rollouts.columns import TracedText, Work, sequences_table, trace_table
+from radar_rl.rollouts.storage import Manifest, shard_name, write_parquet
+from radar_rl.rollouts.tasks import Prompt
+from radar_rl.rollouts.trace import NO_RANK, Sequences, Trace, TraceSettings
+from radar_rl.speculative.hardware import HardwareProfile
+
+HARDWARE = HardwareProfile(
+    name="synthetic",
+    draft_seconds=(0.0010,) * 8,
+    verify_nodes=(1, 11, 60),
+    verify_seconds=(0.0050, 0.0055, 0.0060),
+    decide_seconds=0.00001,
+    rest_seconds=0.0002,
+    autoregressive_seconds=0.0051,
+)
+
+
+def make_trace(
+    prompts: int = 40,
+    new_tokens: int = 80,
+    seed: int = 0,
+    max_depth: int = 8,
+    top_k: int = 10,
+    tree_size: int = 60,
+    tasks: tuple[str, ...] = ("first", "second"),
+    cut: bool = True,
+    target: str = "target@0",
+) -> Trace:
+    """A trace of ``prompts`` texts of up to ``new_tokens`` tokens; every third text is cut by length (``cut``)."""
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(max(2, new_tokens // 2), new_tokens + 1, size=prompts)  # of the completion
+    prompt_lengths = rng.integers(5, 20, size=prompts)
+    rows = lengths - 1
+    sequence = np.repeat(np.arange(prompts), rows)
+    position = np.concatenate([p + np.arange(n) for p, n in zip(prompt_lengths, rows, strict=True)])
+    count = len(position)
+    # How well the draft head knows the text, drifting along it.
+    ease = np.zeros(count)
+    noise = rng.normal(size=count)
+    for i in range(count):
+        fresh = i == 0 or sequence[i] != sequence[i - 1]
+        ease[i] = noise[i] if fresh else 0.7 * ease[i - 1] + 0.7 * noise[i]
+    steps = ease[:, None] + rng.normal(scale=1.0, size=(count, max_depth)) - 0.15 * np.arange(max_depth) + 0.9
+    known = 1 / (1 + np.exp(-1.6 * steps))  # [N, max_depth], what the head believes of its best child
+    matched = np.cumprod(rng.random((count, max_depth)) < 0.55 + 0.45 * known, axis=1).sum(axis=1)
+    best = np.cumsum(np.log(known), axis=1)
+    drops = -np.cumsum(rng.exponential(scale=0.8, size=(count, max_depth, top_k)), axis=2)
+    drops[:, :, 0] = 0
+    confidences = np.maximum(best[:, :, None] + drops, -60000).astype(np.float16)
+
+    ranks = np.full((count, max_depth, max_depth), NO_RANK, dtype=np.uint16)
+    spread = np.cumsum(rng.integers(1, 4, size=(count, max_depth)), axis=1)
+    growth = rng.integers(0, 3, size=(count, max_depth))
+    for calls in range(1, max_depth + 1):
+        for node in range(1, calls + 1):
+            rank = spread[:, node - 1] - 1 + (calls - 1) * growth[:, node - 1]
+            rank = np.minimum(rank, top_k - 1) if calls == 1 else rank
+            ranks[:, calls - 1, node - 1] = np.where(matched >= node, rank, NO_RANK)
+    # Along a path ranks only grow.
+    ranks = np.maximum.accumulate(ranks, axis=2)
+
+    lengths_total = prompt_lengths + lengths
+    short_of_end = lengths_total[sequence] - 1 - position <= max_depth
+    return Trace(
+        settings=TraceSettings(target=target, draft="draft@0", max_depth=max_depth, top_k=top_k, tree_size=tree_size),
+        sequences=Sequences(
+            sequence_id=[f"{tasks[i % len(tasks)]}/p{i}/0" for i in range(prompts)],
+            task=[tasks[i % len(tasks)] for i in range(prompts)],
+            prompt_id=[f"p{i}" for i in range(prompts)],
+            prompt_length=prompt_lengths.astype(np.int64),
+            length=lengths_total.astype(np.int64),
+        ),
+        sequence=sequence.astype(np.int64),
+        position=position.astype(np.int64),
+        confidences=confidences,
+        ranks=ranks,
+        censored=short_of_end & (sequence % 3 == 0) if cut else np.zeros(count, dtype=np.bool_),
+    )
+
+
+def write_collection(folder: Path, trace: Trace, shard_size: int = 4) -> Path:
+    """Write a trace as ``collect`` does; the tokens are made up."""
+    texts = trace.sequences
+    count = -(-len(texts) // shard_size)
+    manifest = Manifest.open(folder, "traces", asdict(trace.settings), count)
+    for number in range(count):
+        traced = []
+        for i in range(number * shard_size, min(len(texts), (number + 1) * shard_size)):
+            task, prompt_id, sample = texts.sequence_id[i].split("/")
+            rows = trace.sequence == i
+            prompt = tuple(range(int(texts.prompt_length[i])))
+            work = Work(Prompt(task, prompt_id, token_ids=prompt), prompt, int(sample))
+            tokens = list(range(int(texts.length[i])))
+            traced.append(TracedText(work, tokens, i, trace.confidences[rows], trace.ranks[rows], trace.censored[rows]))
+        name, about = shard_name(number), asdict(trace.settings)
+        write_parquet(
+            folder / "sequences" / f"{name}.parquet", sequences_table(traced, trace.settings), "sequences", about
+        )
+        write_parquet(folder / "trace" / f"{name}.parquet", trace_table(traced, trace.settings), "trace", about)
+        manifest.finish(name, {"rows": sum(len(t.confidences) for t in traced), "sequences": len(traced)})
+    return folder
