@@ -1,0 +1,138 @@
+"""``radar-rl evaluate``: replay rules, trained runs and the oracle on held-out prompts, and say who is faster."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from radar_rl.errors import ConfigError, TraceError
+from radar_rl.evaluation.compare import comparison, contenders
+from radar_rl.evaluation.picture import draw_comparison
+from radar_rl.evaluation.report import print_comparison
+from radar_rl.evaluation.statistics import MIN_PROMPTS
+from radar_rl.offline.run import Run, load_run
+from radar_rl.offline.tuning import tune_rules
+from radar_rl.offline.walk import Outcomes
+from radar_rl.rollouts import load_trace
+from radar_rl.rollouts.split import held_out as is_held_out
+from radar_rl.rollouts.trace import Trace, TraceSettings
+from radar_rl.runtime.profiler import resolve_hardware
+
+TABLE_FILE = "evaluation.parquet"
+PICTURE_FILE = "comparison.png"
+
+log = logging.getLogger(__name__)
+
+
+def evaluate(
+    *,
+    out: str,
+    traces: str,
+    runs: Sequence[str],
+    hardware: str | None,
+    model: Mapping[str, Any],
+    allow_other_pair: bool,
+    held_out: float,
+    seed: int,
+    tree_size: int | None,
+    resamples: int,
+) -> list[dict[str, Any]]:
+    """Compare policies on held-out prompts, print the table, write ``evaluation.parquet`` and ``comparison.png``.
+
+    Args:
+        out: the folder to write.
+        traces: folder of a collected trace.
+        runs: folders of trained runs; none: rules and oracle only.
+        hardware: FILE or NAME of a profile; None measures ``model`` on this machine and keeps it in ``out``.
+        model: the pair to measure where ``hardware`` is None.
+        allow_other_pair: accept a trace of another pair than the runs were trained on.
+        held_out: share of held-out prompts if there are no runs; runs have recorded theirs.
+        seed: of the bootstrap.
+        tree_size: nodes verified, at most the collected ones; None takes the runs' if they agree, else those.
+        resamples: bootstrap samples.
+
+    Returns:
+        The rows of the table.
+
+    Raises:
+        TraceError: the trace does not fit the runs, or leaves no prompt to tune rules on or to evaluate on.
+        ConfigError: two runs have the same name, or a value is out of range.
+    """
+    if resamples < 1:
+        raise ConfigError(f"resamples: expected at least 1, got {resamples}")
+    folder = Path(out)
+    loaded = [load_run(run) for run in runs]
+    trace = load_trace(traces)
+    for run in loaded:
+        _check_fits(run, trace.settings, allow_other_pair)
+    size = tree_size or _agreed_tree_size(loaded, trace.settings)
+    profile = resolve_hardware(
+        hardware,
+        folder / "hardware.json",
+        model,
+        max_depth=trace.settings.max_depth,
+        top_k=trace.settings.top_k,
+        tree_size=size,
+    )
+    # The same hash orders prompts for every fraction, so what the smallest one holds out, all of them do.
+    fraction = min((run.held_out for run in loaded), default=held_out)
+    training, testing = _split(trace, fraction, traces)
+    rules = tune_rules(Outcomes.of(training, profile, size))
+    outcomes = Outcomes.of(testing, profile, size)
+    learned = [
+        (name, run.policy, run.about["training_seconds"]) for name, run in zip(_names(loaded), loaded, strict=True)
+    ]
+    rows = comparison(outcomes, contenders(outcomes, rules, learned), rules.static.name, resamples=resamples, seed=seed)
+    prompts = rows["prompts"][0]
+    if prompts < MIN_PROMPTS:
+        log.warning("only %d held-out prompts: fewer than %d give no interval; collect more", prompts, MIN_PROMPTS)
+    pair = f"{trace.settings.target.partition('@')[0]} + {trace.settings.draft.partition('@')[0]}"
+    folder.mkdir(parents=True, exist_ok=True)
+    rows.write_parquet(folder / TABLE_FILE)
+    draw_comparison(rows, rules.static.name, pair, folder / PICTURE_FILE)
+    print_comparison(rows, rules.static.name, pair)
+    return rows.to_dicts()
+
+
+def _check_fits(run: Run, settings: TraceSettings, allow_other_pair: bool) -> None:
+    """Refuse a trace that a run's policy cannot read, or that another pair made."""
+    trained, given = run.about["trace"], asdict(settings)
+    for key in ("max_depth", "top_k"):
+        if trained[key] != given[key]:
+            raise TraceError(
+                f"{run.folder}: trained with {key}={trained[key]}, the trace was collected with {given[key]}; "
+                "evaluate on a trace of the same shape"
+            )
+    for key in ("target", "draft"):
+        if trained[key] != given[key] and not allow_other_pair:
+            raise TraceError(
+                f"{run.folder}: trained on {key} {trained[key]}, the trace is of {given[key]}; "
+                "use that pair's trace, or allow_other_pair=true to try the policy on another pair"
+            )
+
+
+def _agreed_tree_size(runs: Sequence[Run], settings: TraceSettings) -> int:
+    sizes = {int(run.about["tree_size"]) for run in runs}
+    return sizes.pop() if len(sizes) == 1 else settings.tree_size
+
+
+def _split(trace: Trace, fraction: float, source: str) -> tuple[Trace, Trace]:
+    held = is_held_out(trace.sequences.prompt_id, fraction)
+    training, testing = trace.select(~held), trace.select(held)
+    if not len(testing) or not len(training):
+        what = "evaluate on" if not len(testing) else "tune rules on"
+        raise TraceError(
+            f"{source}: at held_out={fraction} none of its {len(held)} texts is left to {what}; collect more prompts"
+        )
+    return training, testing
+
+
+def _names(runs: Sequence[Run]) -> list[str]:
+    """The runs' own names, or their folders' where two share one."""
+    names = [run.name for run in runs]
+    if len(set(names)) < len(names):
+        names = [run.folder.name for run in runs]
+    if len(set(names)) < len(names):
+        raise ConfigError(f"runs: folder names must differ, got {names}")
+    return names

@@ -1,0 +1,123 @@
+"""The comparison as a picture: throughput against draft calls, and the gain over the tuned static depth."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
+
+from radar_rl.evaluation.compare import ALL_TASKS
+
+COLOURS = {"static": "#8a8f98", "rule": "#b3761d", "learned": "#1f6fb4", "oracle": "#2b2d33"}
+MARKERS = ("o", "s", "^", "D", "v", "P")
+
+
+def draw_comparison(rows: pl.DataFrame, baseline: str, pair: str, path: Path) -> None:
+    """Draw the figures over all tasks.
+
+    Args:
+        rows: what ``comparison`` returned.
+        baseline: name of the tuned static depth.
+        pair: how to call target and draft head.
+        path: the PNG to write.
+    """
+    overall = rows.filter(pl.col("task") == ALL_TASKS)
+    entries = list(overall.iter_rows(named=True))
+    figure = Figure(figsize=(11, 4.6), layout="constrained", dpi=150)
+    left, right = figure.subplots(1, 2, width_ratios=(1.15, 1))
+    _throughput(left, entries, baseline)
+    _gains(right, entries, baseline)
+    first = entries[0]
+    figure.suptitle(f"When to stop drafting · {pair}", fontsize=12, fontweight="bold", x=0.01, ha="left")
+    figure.supxlabel(
+        f"{first['prompts']} held-out prompts, replayed exactly · seconds: {first['hardware']} · "
+        f"a draft call costs {first['marginal_draft_share']:.1%} of a round's rest",
+        fontsize=8,
+        color="#555555",
+    )
+    figure.savefig(path)
+
+
+def _throughput(axes: Axes, entries: list[dict[str, Any]], baseline: str) -> None:
+    statics = [entry for entry in entries if entry["kind"] == "static"]
+    calls = [entry["draft_calls"] for entry in statics]
+    speeds = [entry["tokens_per_second"] for entry in statics]
+    axes.plot(calls, speeds, "-o", color=COLOURS["static"], lw=1.5, ms=4, label="static depth", zorder=1)
+    for entry in statics:
+        if entry["policy"] == baseline:
+            axes.plot(entry["draft_calls"], entry["tokens_per_second"], "o", ms=10, mfc="none", mec=COLOURS["static"])
+            axes.annotate(
+                "tuned",
+                (entry["draft_calls"], entry["tokens_per_second"]),
+                xytext=(0, -16),
+                textcoords="offset points",
+                ha="center",
+                fontsize=8,
+                color="#555555",
+            )
+    learned = 0
+    for entry in entries:
+        if entry["kind"] == "static":
+            continue
+        marker = {"rule": "X", "oracle": "*"}.get(entry["kind"], MARKERS[learned % len(MARKERS)])
+        learned += entry["kind"] == "learned"
+        axes.plot(
+            entry["draft_calls"],
+            entry["tokens_per_second"],
+            marker,
+            color=COLOURS[entry["kind"]],
+            ms=13 if marker == "*" else 8,
+            mec="white",
+            mew=0.8,
+            label=entry["policy"],
+            ls="none",
+            zorder=3,
+        )
+    axes.set_xlabel("draft calls per round")
+    axes.set_ylabel("tokens per second")
+    axes.margins(0.08)
+    _plain(axes)
+    axes.grid(color="#e6e6e6", lw=0.8)
+    axes.legend(fontsize=8, frameon=False)
+
+
+def _gains(axes: Axes, entries: list[dict[str, Any]], baseline: str) -> None:
+    static = [entry for entry in entries if entry["kind"] == "static" and entry["policy"] != baseline]
+    # The best of the other static depths is enough beside the tuned one: the left panel has them all.
+    runner_up = max(static, key=lambda entry: entry["speedup_static"], default=None)
+    others = [entry for entry in entries if entry["kind"] != "static"]
+    shown = ([runner_up] if runner_up else []) + others
+    gains = np.array([entry["speedup_static"] - 1 for entry in shown])
+    for height, (entry, gain) in enumerate(zip(shown, gains, strict=True)):
+        low, high = entry["speedup_static_low"], entry["speedup_static_high"]
+        colour = COLOURS[entry["kind"]]
+        axes.barh(height, gain, color=colour, alpha=0.85, height=0.55)
+        if low is not None:
+            axes.plot([low - 1, high - 1], [height, height], color="black", lw=1.2, zorder=4)
+            axes.plot([low - 1, high - 1], [height, height], "|", color="black", ms=7, zorder=4)
+        closed = entry["oracle_gap_closed"]
+        note = f" {gain:+.1%}"
+        if closed is not None and entry["kind"] in ("rule", "learned"):
+            note += f" · {closed:.0%} of the gap"
+        end = max(gain, 0.0 if high is None else high - 1, 0.0)
+        axes.annotate(note, (end, height), xytext=(3, 0), textcoords="offset points", va="center", fontsize=8)
+    axes.axvline(0, color="#2b2d33", lw=1)
+    axes.set_yticks(range(len(shown)), [entry["policy"] for entry in shown])
+    axes.invert_yaxis()
+    axes.xaxis.set_major_formatter(
+        FuncFormatter(lambda value, _: f"{100 * value:+.3g}%" if abs(value) > 1e-9 else "0%")
+    )
+    axes.set_xlabel(f"tokens per second against {baseline}, 95 % over prompts")
+    lows = [entry["speedup_static_low"] or entry["speedup_static"] for entry in shown]
+    left, right = min(min(lows) - 1, 0.0), max(float(gains.max()), 0.01)
+    axes.set_xlim(left - 0.04 * (right - left), right + 0.35 * (right - left))
+    _plain(axes)
+    axes.grid(axis="x", color="#e6e6e6", lw=0.8)
+
+
+def _plain(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_axisbelow(True)

@@ -1,0 +1,48 @@
+"""How sure a speedup is: a paired bootstrap over prompts."""
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import bootstrap
+
+MIN_PROMPTS = 10
+
+
+def per_prompt(values: NDArray[np.float64], prompt: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Sums over the texts of each prompt: [S] and prompt numbers 0 … P − 1 [S] → [P]."""
+    return np.asarray(np.bincount(prompt, weights=values), dtype=np.float64)
+
+
+def speedup_interval(
+    seconds: NDArray[np.float64], baseline: NDArray[np.float64], resamples: int, seed: int
+) -> tuple[float, float] | None:
+    """The 95 % percentile interval of Σ baseline / Σ seconds over resampled prompts.
+
+    Both policies emit the same texts, so the ratio of their seconds is the ratio of their throughputs; prompts are
+    drawn in pairs (a prompt's two figures stay together), since most of the spread is between prompts.
+
+    Args:
+        seconds: [P], a policy's seconds per prompt.
+        baseline: [P], those of what it is compared with.
+        resamples: bootstrap samples.
+        seed: of the resampling.
+
+    Returns:
+        Lower and upper end, None for fewer than ``MIN_PROMPTS`` prompts.
+    """
+    if len(seconds) < MIN_PROMPTS:
+        return None
+
+    def ratio(policy: NDArray[np.float64], base: NDArray[np.float64], axis: int = -1) -> NDArray[np.float64]:
+        return np.asarray(base.sum(axis=axis) / policy.sum(axis=axis))
+
+    interval = bootstrap(
+        (seconds, baseline),
+        ratio,
+        paired=True,
+        vectorized=True,
+        n_resamples=resamples,
+        confidence_level=0.95,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    return float(interval.low), float(interval.high)

@@ -1,0 +1,98 @@
+"""What training reads: a trace under a behaviour (rollouts have their own class), priced at a rate λ."""
+
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from radar_rl.offline.behaviour import Decisions
+from radar_rl.offline.buffer import ObservationSource, TraceObservations
+from radar_rl.offline.shaping import potential, shaped
+from radar_rl.offline.transitions import Episode, Transitions, transitions_of
+from radar_rl.offline.tuning import TunedRules, tune_rules
+from radar_rl.offline.walk import Outcomes, Walk, walk_policy
+from radar_rl.policies.observation import ObservationSpec
+from radar_rl.policies.protocol import Policy
+from radar_rl.rollouts.reward import Reward
+
+# Log-probabilities that policies are trained on end here (0.005 %). A lower floor tells nothing more about acceptance,
+# and, as it also stands for levels not drafted yet, stretches the scale until real differences between levels vanish.
+OBSERVATION_FLOOR = -10.0
+
+
+class TrainingData(Protocol):
+    """Transitions whose rewards follow λ, and the exact value of a policy where the data can give it."""
+
+    @property
+    def source(self) -> ObservationSource:
+        """Where observations come from."""
+
+    @property
+    def spec(self) -> ObservationSpec:
+        """Their layout."""
+
+    @property
+    def first_rate(self) -> float:
+        """λ to start from, tokens per second."""
+
+    def transitions(self, rate: float) -> Transitions:
+        """The transitions, rewards priced at ``rate`` tokens per second."""
+
+    def replay(self, policy: Policy) -> Walk | None:
+        """A policy's walk over the training texts; None where the data cannot tell."""
+
+
+@dataclass(frozen=True)
+class TraceData:
+    """Training data made from a trace.
+
+    Attributes:
+        outcomes: what stopping brings at the rows of the training prompts.
+        decisions: where which action is taken.
+        reward: what an action earns; its rate is replaced by λ.
+        episode: ``sequence`` or ``round``.
+        spec: layout of the observations.
+        source: where they come from.
+        rules: static depth and threshold tuned on these rows.
+    """
+
+    outcomes: Outcomes
+    decisions: Decisions
+    reward: Reward
+    episode: Episode
+    spec: ObservationSpec
+    source: TraceObservations
+    rules: TunedRules
+
+    @classmethod
+    def of(cls, outcomes: Outcomes, decisions: Decisions, reward: Reward, episode: Episode) -> "TraceData":
+        """Training data of outcomes and decisions, observed through the default layout."""
+        settings = outcomes.trace.settings
+        spec = ObservationSpec(max_depth=settings.max_depth, top_k=settings.top_k, floor=OBSERVATION_FLOOR)
+        source = TraceObservations(spec, outcomes.trace.confidences)
+        return cls(outcomes, decisions, reward, episode, spec, source, tune_rules(outcomes))
+
+    @property
+    def first_rate(self) -> float:
+        """Throughput of the best static depth over the training texts, tokens per second."""
+        return self.rules.static_walk.tokens_per_second
+
+    def transitions(self, rate: float) -> Transitions:
+        """The transitions, rewards priced at ``rate`` tokens per second and shaped."""
+        reward = replace(self.reward, rate=rate)
+        plain = transitions_of(self.outcomes, self.decisions, reward, self.episode)
+        return shaped(plain, potential(self.outcomes, reward, self.episode))
+
+    def replay(self, policy: Policy) -> Walk:
+        """A policy's walk over the training texts."""
+        return walk_policy(self.outcomes, policy)
+
+
+def sample_observations(
+    data: TrainingData, transitions: Transitions, seed: int, count: int = 20_000
+) -> NDArray[np.float32]:
+    """Observations of up to ``count`` states of the data, for statistics: [count, size]."""
+    rng = np.random.default_rng(seed)
+    drawn = rng.integers(len(transitions), size=min(count, len(transitions)))
+    return data.source.observe(transitions.row[drawn], transitions.depth[drawn])

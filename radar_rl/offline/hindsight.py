@@ -1,0 +1,37 @@
+"""Hindsight: what every choice would have led to if all later ones were the best, the future known."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from radar_rl.policies.oracle import oracle_depths
+
+
+def stopping_values(
+    cost: NDArray[np.float64], next_row: NDArray[np.int64], sequence: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Total cost to the end when stopping after each depth now and at the best depths from then on.
+
+    Args:
+        cost: [L] or [N, L], cost of a round that stops after call ℓ.
+        next_row: [N, L], row of the following round, −1 at the end.
+        sequence: [N], the sequence of each row.
+
+    Returns:
+        [N, L] float64.
+    """
+    every = np.broadcast_to(cost, next_row.shape)
+    depths = oracle_depths(every, next_row, sequence)
+    rows = np.arange(len(depths))
+    # Summed along the best rounds by pointer doubling: each pass doubles how many rounds a row's sum covers. The last
+    # entry, which index −1 finds, is the end of a text.
+    to_go = np.append(every[rows, depths - 1], 0.0)
+    following = np.append(next_row[rows, depths - 1], -1)
+    while (following >= 0).any():
+        to_go += to_go[following]
+        following = following[following]
+    return np.asarray(every + to_go[next_row])
+
+
+def best_from(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The smallest cost of stopping after call ℓ or later: [N, L] → [N, L]."""
+    return np.minimum.accumulate(values[:, ::-1], axis=1)[:, ::-1]

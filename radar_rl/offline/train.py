@@ -1,0 +1,250 @@
+"""``radar-rl train``: from a trace (or rollouts) and a hardware profile to a trained stop policy in a run folder."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from radar_rl.errors import ConfigError, TraceError
+from radar_rl.offline.algorithms import BEHAVIOUR_OF, settings_of
+from radar_rl.offline.behaviour import Behaviour, decide
+from radar_rl.offline.data import TraceData
+from radar_rl.offline.fit import Fitted, fit_policy
+from radar_rl.offline.from_rollouts import RolloutData
+from radar_rl.offline.run import data_hash, write_run
+from radar_rl.offline.tracking import WandbMode, tracking
+from radar_rl.offline.transitions import Episode
+from radar_rl.offline.walk import Outcomes
+from radar_rl.policies.observation import ObservationSpec
+from radar_rl.rollouts import load_rollouts, load_trace, rollout_settings, trace_settings
+from radar_rl.rollouts.reward import Reward
+from radar_rl.rollouts.split import held_out as is_held_out
+from radar_rl.rollouts.trace import TraceSettings
+from radar_rl.runtime.artifact import save_policy
+from radar_rl.runtime.profiler import resolve_hardware
+from radar_rl.speculative.hardware import HardwareProfile, tree_nodes
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Data ready to learn from, and what to record about it."""
+
+    data: TraceData | RolloutData
+    behaviour: str
+    hardware: HardwareProfile
+    trace: dict[str, Any]
+    tree_size: int
+    rules: dict[str, Any]
+
+
+def train(
+    *,
+    out: str,
+    traces: str | None,
+    rollouts: str | None,
+    algo: Mapping[str, Any],
+    behaviour: Behaviour | None,
+    episode: Episode,
+    reward: Mapping[str, Any],
+    hardware: str | None,
+    held_out: float,
+    steps: int,
+    batch_size: int,
+    seed: int,
+    model: Mapping[str, Any],
+    wandb: WandbMode,
+    tree_size: int | None,
+) -> dict[str, Any]:
+    """Train a stop policy and write its run folder: policy, ``run.json``, ``curve.parquet``.
+
+    Args:
+        out: the run folder.
+        traces: folder of a collected trace …
+        rollouts: … or of logged rollouts; one of the two.
+        algo: ``name`` (cql, iql or bc) and its settings.
+        behaviour: who acts in the data made from a trace; None takes what suits the algorithm.
+        episode: ``sequence`` or ``round``.
+        reward: ``kind`` and its parameters; a throughput reward without a rate finds λ by walks over the trace.
+        hardware: FILE or NAME of a profile; None measures ``model`` on this machine and keeps it in ``out``.
+        held_out: share of the prompts kept from training, by a stable hash of their ids.
+        steps: updates.
+        batch_size: transitions per update.
+        seed: of weights, draws and the uniform behaviour.
+        model: the pair to measure where ``hardware`` is None.
+        wandb: disabled, offline or online.
+        tree_size: nodes verified, at most the collected ones; None takes those.
+
+    Returns:
+        What ``run.json`` holds.
+
+    Raises:
+        ConfigError: a setting is unknown or contradictory, or training diverged.
+        TraceError: the data are damaged, or no prompt is left to train on.
+    """
+    settings = settings_of(algo)
+    if (traces is None) == (rollouts is None):
+        raise ConfigError("train learns from one of traces=DIR and rollouts=DIR; give exactly one")
+    if not 0.0 <= held_out < 1.0:
+        raise ConfigError(f"held_out: expected a share in [0, 1), got {held_out}")
+    folder = Path(out)
+    priced = Reward.from_mapping(reward, rate=0.0)  # λ itself comes from walks
+    if priced.kind != "throughput" and episode == "sequence":
+        raise ConfigError(
+            f"reward={priced.kind} rates single rounds: summed over a text it pays for making more of them; "
+            "add episode=round, or use reward=throughput"
+        )
+    if traces is not None:
+        chosen = behaviour or BEHAVIOUR_OF[settings["name"]]
+        made = trace_settings(traces)
+        profile = _profile(hardware, folder, model, made, tree_size)
+        prepared = _from_trace(traces, profile, chosen, priced, episode, held_out, seed, tree_size)
+    else:
+        if behaviour is not None:
+            raise ConfigError("behaviour= is for traces; rollouts hold what their own policy did")
+        prepared = _from_rollouts(str(rollouts), hardware, folder, model, priced, episode, held_out)
+
+    arguments = {
+        "traces": traces,
+        "rollouts": rollouts,
+        "algo": settings,
+        "behaviour": prepared.behaviour,
+        "episode": episode,
+        "reward": dict(reward),
+        "steps": steps,
+        "batch_size": batch_size,
+        "seed": seed,
+        "tree_size": prepared.tree_size,
+    }
+    start = time.perf_counter()
+    folder.mkdir(parents=True, exist_ok=True)
+    with tracking(wandb, folder, arguments) as tracker:
+        fitted = fit_policy(
+            prepared.data,
+            settings,
+            steps=steps,
+            batch_size=batch_size,
+            seed=seed,
+            follow_rate=episode == "round" and priced.kind == "throughput" and reward.get("rate") is None,
+            rate=reward.get("rate"),
+            on_epoch=tracker.log,
+        )
+    seconds = time.perf_counter() - start
+    about = _record(prepared, fitted, arguments, settings["name"], held_out, seconds, str(traces or rollouts))
+    _save(folder, prepared, fitted, about)
+    return about
+
+
+def _profile(
+    hardware: str | None, folder: Path, model: Mapping[str, Any], made: TraceSettings, tree_size: int | None
+) -> HardwareProfile:
+    return resolve_hardware(
+        hardware,
+        folder / "hardware.json",
+        model,
+        max_depth=made.max_depth,
+        top_k=made.top_k,
+        tree_size=tree_size or made.tree_size,
+    )
+
+
+def _from_trace(
+    traces: str,
+    hardware: HardwareProfile,
+    behaviour: Behaviour,
+    reward: Reward,
+    episode: Episode,
+    held_out: float,
+    seed: int,
+    tree_size: int | None,
+) -> Prepared:
+    trace = load_trace(traces)
+    training = trace.select(~is_held_out(trace.sequences.prompt_id, held_out))
+    if not len(training):
+        raise TraceError(f"{traces}: all prompts are held out at held_out={held_out}: collect more, or hold out fewer")
+    outcomes = Outcomes.of(training, hardware, tree_size)
+    data = TraceData.of(outcomes, decide(behaviour, outcomes, seed), reward, episode)
+    rules = {
+        "best_static_depth": data.rules.static.depth,
+        "best_threshold": data.rules.threshold.threshold,
+        "best_static_tokens_per_second": data.first_rate,
+    }
+    size = tree_size or trace.settings.tree_size
+    return Prepared(data, behaviour, hardware, asdict(trace.settings), size, rules)
+
+
+def _from_rollouts(
+    rollouts: str,
+    hardware: str | None,
+    folder: Path,
+    model: Mapping[str, Any],
+    reward: Reward,
+    episode: Episode,
+    held_out: float,
+) -> Prepared:
+    made = rollout_settings(rollouts)
+    steps = load_rollouts(rollouts)
+    spec = ObservationSpec.from_json(made["spec"])
+    if hardware is None:
+        profile = HardwareProfile.from_mapping(made["hardware"], f"{rollouts}: hardware")
+    else:
+        profile = resolve_hardware(
+            hardware,
+            folder / "hardware.json",
+            model,
+            max_depth=spec.max_depth,
+            top_k=spec.top_k,
+            tree_size=made["tree_size"],
+        )
+    train_rows = ~is_held_out(steps["prompt_id"].to_list(), held_out)
+    nodes = tree_nodes(spec.max_depth, spec.top_k, made["tree_size"])
+    data = RolloutData.of(steps, profile, nodes, reward, episode, spec, train_rows)
+    # A replayed rollout says which trace it walked, a live one what it decoded with.
+    origin = made.get("trace", made)
+    settings = {key: origin[key] for key in TraceSettings.__dataclass_fields__ if key in origin}
+    # A log shows one policy, so no rule can be tuned on it: the fallback is the full depth.
+    rules = {"best_static_depth": spec.max_depth, "best_threshold": None, "best_static_tokens_per_second": None}
+    return Prepared(data, f"logged: {made['policy']}", profile, settings, made["tree_size"], rules)
+
+
+def _record(
+    prepared: Prepared,
+    fitted: Fitted,
+    arguments: dict[str, Any],
+    name: str,
+    held_out: float,
+    seconds: float,
+    source: str,
+) -> dict[str, Any]:
+    data = prepared.data
+    return {
+        "name": name,
+        "algorithm": arguments["algo"],
+        "arguments": arguments,
+        "split": {"held_out": held_out, "rule": "sha256(prompt_id)[:8] / 2^64 < held_out"},
+        "trace": prepared.trace,
+        "tree_size": prepared.tree_size,
+        "data_hash": data_hash(Path(source)),
+        "transitions": len(data.transitions(fitted.rate)),
+        "hardware": asdict(prepared.hardware),
+        "rate": fitted.rate,
+        "training_seconds": seconds,
+        "training_tokens_per_second": fitted.curve[-1].get("tokens_per_second"),
+        **prepared.rules,
+    }
+
+
+def _save(folder: Path, prepared: Prepared, fitted: Fitted, about: dict[str, Any]) -> None:
+    made = prepared.trace
+    metadata = {
+        "target": made.get("target"),
+        "draft": made.get("draft"),
+        "hardware": about["hardware"],
+        "training": {key: about[key] for key in ("arguments", "split", "data_hash", "rate", "training_seconds")},
+        "best_static_depth": about["best_static_depth"],
+        "max_depth": prepared.data.spec.max_depth,
+        "top_k": prepared.data.spec.top_k,
+        "tree_size": prepared.tree_size,
+    }
+    save_policy(folder, fitted.policy, metadata)
+    write_run(folder, about, fitted.curve)

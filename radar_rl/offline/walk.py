@@ -1,0 +1,183 @@
+"""Walks: the exact replay of a policy over the texts of a trace (DESIGN: a trace is an exact simulator).
+
+A run of any policy over a text is a walk over rows of the table: the round at row t stops after some call ℓ, emits what
+the trace says, and the next round starts that many rows on. All sequences walk in step, so the loop is over rounds.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from radar_rl.errors import TraceError
+from radar_rl.policies.oracle import oracle_depths
+from radar_rl.policies.protocol import STOP, MemorylessPolicy, Policy
+from radar_rl.rollouts.trace import Trace
+from radar_rl.speculative.hardware import HardwareProfile, tree_nodes
+from radar_rl.speculative.state import DraftState
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """What stopping after call 1 … L brings at each of the N rows of a trace, on one machine.
+
+    Attributes:
+        trace: the rows.
+        hardware: the machine.
+        nodes: [L] int64, nodes verified when stopping after call ℓ.
+        seconds: [L] float64, seconds of a round that stops after call ℓ and pays for no decision.
+        accepted: [N, L] int64, draft tokens accepted.
+        emitted: [N, L] int64, tokens emitted.
+        next_row: [N, L] int64, row at which the next round starts, −1 where the text ends.
+    """
+
+    trace: Trace
+    hardware: HardwareProfile
+    nodes: NDArray[np.int64]
+    seconds: NDArray[np.float64]
+    accepted: NDArray[np.int64]
+    emitted: NDArray[np.int64]
+    next_row: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, trace: Trace, hardware: HardwareProfile, tree_size: int | None = None) -> "Outcomes":
+        """The outcomes of a trace.
+
+        Args:
+            trace: what would be accepted.
+            hardware: what it would cost.
+            tree_size: nodes verified, root included; at most the collected one (the default).
+
+        Raises:
+            TraceError: the trace has no rows, or ``tree_size`` is larger than what was collected.
+        """
+        if not len(trace):
+            raise TraceError("the trace has no rows: nothing to replay; collect more prompts or change the split")
+        settings = trace.settings
+        accepted = trace.accepted(tree_size)
+        emitted = trace.emitted(accepted)
+        nodes = tree_nodes(settings.max_depth, settings.top_k, tree_size or settings.tree_size)
+        seconds = hardware.round_seconds(nodes)
+        return cls(trace, hardware, nodes, seconds, accepted, emitted, trace.next_row(emitted))
+
+    @property
+    def max_depth(self) -> int:
+        """Draft calls that a round may make, L."""
+        return len(self.seconds)
+
+    def decisions(self, depth: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Decisions made in rounds that stop after ``depth`` calls; at ``max_depth`` nothing is decided."""
+        return np.minimum(depth, self.max_depth - 1)
+
+
+@dataclass(frozen=True)
+class Walk:
+    """What a policy's run over each of the S texts came to; zeros for a text without rows.
+
+    Attributes:
+        emitted: [S] int64, tokens emitted after the first one (which prefill brings).
+        seconds: [S] float64, seconds of the rounds; prefill not counted.
+        rounds: [S] int64, verification forwards.
+        draft_calls: [S] int64.
+        accepted: [S] int64, draft tokens accepted.
+        decisions: [S] int64, decisions paid for.
+    """
+
+    emitted: NDArray[np.int64]
+    seconds: NDArray[np.float64]
+    rounds: NDArray[np.int64]
+    draft_calls: NDArray[np.int64]
+    accepted: NDArray[np.int64]
+    decisions: NDArray[np.int64]
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Total emitted tokens over total seconds."""
+        return float(self.emitted.sum() / self.seconds.sum())
+
+    @property
+    def acceptance_length(self) -> float:
+        """τ: emitted tokens per verification forward, as the EAGLE and RADAR tables count it."""
+        return float(self.emitted.sum() / self.rounds.sum())
+
+    @property
+    def draft_calls_per_round(self) -> float:
+        """Mean draft calls of a round."""
+        return float(self.draft_calls.sum() / self.rounds.sum())
+
+    def of_sequences(self, which: NDArray[np.bool_] | NDArray[np.int64]) -> "Walk":
+        """The walk over some of the texts."""
+        return Walk(**{name: getattr(self, name)[which] for name in self.__dataclass_fields__})
+
+
+def walk(outcomes: Outcomes, depths: NDArray[np.int64], pays_decisions: bool) -> Walk:
+    """Walk every text with a given stopping depth at every row.
+
+    Args:
+        outcomes: what stopping brings.
+        depths: [N] int64 in 1 … L, calls after which a round that starts at the row stops.
+        pays_decisions: whether each decision costs the profile's ``decide_seconds``.
+
+    Returns:
+        Totals per sequence.
+    """
+    trace = outcomes.trace
+    texts = len(trace.sequences)
+    round_seconds = outcomes.seconds.copy()  # [L]
+    if pays_decisions:
+        round_seconds += outcomes.hardware.decide_seconds * outcomes.decisions(np.arange(1, outcomes.max_depth + 1))
+    counts = {name: np.zeros(texts, dtype=np.int64) for name in Walk.__dataclass_fields__ if name != "seconds"}
+    seconds = np.zeros(texts)
+    row = trace.first_row
+    while len(row):
+        text, depth = trace.sequence[row], depths[row]
+        counts["emitted"][text] += outcomes.emitted[row, depth - 1]
+        counts["rounds"][text] += 1
+        counts["draft_calls"][text] += depth
+        counts["accepted"][text] += outcomes.accepted[row, depth - 1]
+        counts["decisions"][text] += outcomes.decisions(depth)
+        seconds[text] += round_seconds[depth - 1]
+        following = outcomes.next_row[row, depth - 1]
+        row = following[following >= 0]
+    if not pays_decisions:
+        counts["decisions"][:] = 0
+    return Walk(seconds=seconds, **counts)
+
+
+def policy_depths(outcomes: Outcomes, policy: Policy) -> NDArray[np.int64]:
+    """The depth at which a policy stops at every row it comes to: [N] int64 in 1 … L.
+
+    A policy without memory is asked about all rows at once. Any other is led through the texts in order, round by
+    round; rows that it never comes to hold L.
+    """
+    if isinstance(policy, MemorylessPolicy):
+        return policy.stop_depths(outcomes.trace.confidences)
+    depths = np.full(len(outcomes.trace), outcomes.max_depth, dtype=np.int64)
+    for first in outcomes.trace.first_row:
+        policy.begin_sequence()
+        row = int(first)
+        while row >= 0:
+            depth = _live_depth(outcomes, policy, row)
+            depths[row] = depth
+            policy.end_round(depth, int(outcomes.accepted[row, depth - 1]))
+            row = int(outcomes.next_row[row, depth - 1])
+    return depths
+
+
+def _live_depth(outcomes: Outcomes, policy: Policy, row: int) -> int:
+    position, confidences = int(outcomes.trace.position[row]), outcomes.trace.confidences[row]
+    for depth in range(1, outcomes.max_depth):
+        if policy.act(DraftState(position, depth, outcomes.max_depth, confidences)) == STOP:
+            return depth
+    return outcomes.max_depth
+
+
+def walk_policy(outcomes: Outcomes, policy: Policy) -> Walk:
+    """Walk every text with a policy, its decisions paid for where it makes any."""
+    return walk(outcomes, policy_depths(outcomes, policy), policy.pays_decisions)
+
+
+def walk_oracle(outcomes: Outcomes) -> Walk:
+    """Walk every text with the clairvoyant optimum, which pays for no decisions."""
+    depths = oracle_depths(outcomes.seconds, outcomes.next_row, outcomes.trace.sequence)
+    return walk(outcomes, depths, pays_decisions=False)

@@ -1,0 +1,81 @@
+import numpy as np
+import pytest
+from synthetic_trace import HARDWARE
+
+from radar_rl.offline.backend import d3rlpy
+from radar_rl.offline.behaviour import decide
+from radar_rl.offline.buffer import TraceObservations, TransitionBuffer
+from radar_rl.offline.transitions import Transitions, transitions_of
+from radar_rl.offline.walk import Outcomes
+from radar_rl.policies.observation import ObservationSpec
+from radar_rl.rollouts.reward import Reward
+
+
+@pytest.fixture
+def source(outcomes: Outcomes) -> TraceObservations:
+    return TraceObservations(ObservationSpec(), outcomes.trace.confidences)
+
+
+@pytest.fixture
+def transitions(outcomes: Outcomes) -> Transitions:
+    return transitions_of(outcomes, decide("full", outcomes, 0), Reward(rate=300.0), "sequence")
+
+
+def test_a_batch_holds_transitions_of_the_table(source: TraceObservations, transitions: Transitions) -> None:
+    batch = TransitionBuffer(source, transitions, seed=0).sample_transition_batch(64)
+    assert batch.observations.shape == batch.next_observations.shape == (64, 81)
+    assert batch.actions.shape == batch.rewards.shape == batch.terminals.shape == (64, 1)
+    whole = source.observe(transitions.row, transitions.depth)
+    for i in range(64):
+        same = np.flatnonzero(
+            (whole == batch.observations[i]).all(axis=1) & (transitions.action == batch.actions[i, 0])
+        )
+        assert len(same) == 1
+        j = same[0]
+        assert batch.rewards[i, 0] == transitions.reward[j]
+        assert batch.terminals[i, 0] == transitions.terminal[j]
+        if not transitions.terminal[j]:
+            ahead = source.observe(transitions.next_row[[j]], transitions.next_depth[[j]])[0]
+            np.testing.assert_array_equal(batch.next_observations[i], ahead)
+
+
+def test_the_seed_decides_the_draws(source: TraceObservations, transitions: Transitions) -> None:
+    def actions(seed: int) -> np.ndarray:
+        return TransitionBuffer(source, transitions, seed).sample_transition_batch(100).actions
+
+    np.testing.assert_array_equal(actions(1), actions(1))
+    assert (actions(1) != actions(2)).any()
+
+
+def test_weights_decide_how_often_a_transition_is_drawn(source: TraceObservations, outcomes: Outcomes) -> None:
+    decisions = decide("oracle", outcomes, 0)
+    transitions = transitions_of(outcomes, decisions, Reward(rate=300.0), "sequence")
+    buffer = TransitionBuffer(source, transitions, seed=0)
+    assert transitions.weight is not None
+    drawn = np.concatenate([buffer.sample_transition_batch(1000).actions[:, 0] for _ in range(20)])
+    expected = transitions.weight[transitions.action == 1].sum() / transitions.weight.sum()
+    assert drawn.mean() == pytest.approx(expected, abs=0.02)
+    assert abs(expected - (transitions.action == 1).mean()) > 0.05  # or the weights would say nothing
+
+
+def test_d3rlpy_is_told_of_two_actions_whatever_the_data_hold(
+    source: TraceObservations, transitions: Transitions
+) -> None:
+    info = TransitionBuffer(source, transitions, seed=0).dataset_info
+    assert info.action_size == 2
+    assert info.action_space == d3rlpy.ActionSpace.DISCRETE
+    assert tuple(info.observation_signature.shape[0]) == (81,)
+
+
+def test_what_needs_episodes_is_refused_by_name(source: TraceObservations, transitions: Transitions) -> None:
+    buffer = TransitionBuffer(source, transitions, seed=0)
+    with pytest.raises(NotImplementedError, match="trajectories"):
+        buffer.sample_trajectory(3)
+    with pytest.raises(NotImplementedError, match="appending"):
+        buffer.append(0, 0, 0)
+
+
+def test_the_profile_is_in_the_rewards(outcomes: Outcomes, transitions: Transitions) -> None:
+    slow = Outcomes.of(outcomes.trace, type(HARDWARE)(**{**vars(HARDWARE), "draft_seconds": (0.01,)}))
+    dear = transitions_of(slow, decide("full", slow, 0), Reward(rate=300.0), "sequence")
+    assert (dear.reward < transitions.reward).all()

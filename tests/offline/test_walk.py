@@ -1,0 +1,126 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from synthetic_trace import HARDWARE, make_trace
+
+from radar_rl.errors import TraceError
+from radar_rl.offline.walk import Outcomes, policy_depths, walk, walk_oracle, walk_policy
+from radar_rl.policies.protocol import MemorylessPolicy
+from radar_rl.policies.static import StaticDepth
+from radar_rl.policies.threshold import ConfidenceThreshold
+
+
+class Remembering:
+    """A rule without the vectorised base; counts what it is told."""
+
+    name, pays_decisions = "remembering", True
+
+    def __init__(self, rule: MemorylessPolicy) -> None:
+        self.rule, self.sequences, self.accepted = rule, 0, 0
+
+    def begin_sequence(self) -> None:
+        self.sequences += 1
+
+    def act(self, state):
+        return self.rule.act(state)
+
+    def end_round(self, draft_calls: int, accepted: int) -> None:
+        self.accepted += accepted
+
+
+def by_hand(outcomes: Outcomes, depths: np.ndarray, text: int) -> dict[str, float]:
+    """One text, one round after the other, from the definitions."""
+    rows = np.flatnonzero(outcomes.trace.sequence == text)
+    totals = dict.fromkeys(("emitted", "seconds", "rounds", "draft_calls", "accepted", "decisions"), 0.0)
+    row = rows[0] if len(rows) else None
+    while row is not None:
+        depth = int(depths[row])
+        accepted = int(outcomes.accepted[row, depth - 1])
+        decisions = min(depth, 7)
+        left = int(outcomes.trace.sequences.length[text] - 1 - outcomes.trace.position[row])
+        totals["emitted"] += min(accepted + 1, left)
+        totals["accepted"] += accepted
+        totals["rounds"] += 1
+        totals["draft_calls"] += depth
+        totals["decisions"] += decisions
+        nodes = [11, 60][depth > 1]
+        totals["seconds"] += depth * 0.001 + HARDWARE.verify(nodes) + 0.0002 + decisions * 0.00001
+        row = row + min(accepted + 1, left) if accepted + 1 < left else None
+    return totals
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_a_walk_is_the_round_by_round_replay_and_the_text_does_not_depend_on_it(outcomes: Outcomes, seed: int) -> None:
+    depths = np.random.default_rng(seed).integers(1, 9, size=len(outcomes.trace))
+    run = walk(outcomes, depths, pays_decisions=True)
+    for text in (0, 7, 23):
+        expected = by_hand(outcomes, depths, text)
+        assert {name: getattr(run, name)[text] for name in expected} == pytest.approx(expected)
+    texts = outcomes.trace.sequences
+    np.testing.assert_array_equal(run.emitted, texts.length - texts.prompt_length - 1)
+    # Nothing beats the oracle.
+    assert (walk_oracle(outcomes).seconds <= run.seconds + 1e-12).all()
+
+
+def test_decisions_cost_only_those_who_decide(outcomes: Outcomes) -> None:
+    depths = np.full(len(outcomes.trace), 8)
+    free, paid = walk(outcomes, depths, pays_decisions=False), walk(outcomes, depths, pays_decisions=True)
+    assert free.decisions.sum() == 0
+    np.testing.assert_array_equal(paid.decisions, 7 * paid.rounds)
+    np.testing.assert_allclose(paid.seconds - free.seconds, 7 * paid.rounds * HARDWARE.decide_seconds)
+
+
+def test_a_policy_with_memory_is_led_through_the_texts(outcomes: Outcomes) -> None:
+    rule = ConfidenceThreshold(0.2)
+    remembering = Remembering(rule)
+    together, led = walk_policy(outcomes, rule), walk_policy(outcomes, remembering)
+    np.testing.assert_allclose(led.seconds, together.seconds)
+    np.testing.assert_array_equal(led.draft_calls, together.draft_calls)
+    assert remembering.sequences == len(outcomes.trace.first_row)
+    assert remembering.accepted == together.accepted.sum()
+
+
+def test_figures_are_totals_not_means_of_ratios(outcomes: Outcomes) -> None:
+    run = walk_policy(outcomes, StaticDepth(3))
+    assert run.tokens_per_second == run.emitted.sum() / run.seconds.sum()
+    assert run.acceptance_length == run.emitted.sum() / run.rounds.sum()
+    assert run.draft_calls_per_round == 3
+    some = run.of_sequences(np.arange(24) < 5)
+    assert some.emitted.sum() == run.emitted[:5].sum()
+
+
+def test_a_text_without_rows_counts_nothing() -> None:
+    trace = make_trace(prompts=3, new_tokens=10)
+    texts = trace.sequences
+    one_token = texts.length.copy()
+    one_token[1] = texts.prompt_length[1] + 1
+    keep = trace.sequence != 1
+    short = type(trace)(
+        trace.settings,
+        type(texts)(texts.sequence_id, texts.task, texts.prompt_id, texts.prompt_length, one_token),
+        *(getattr(trace, name)[keep] for name in ("sequence", "position", "confidences", "ranks", "censored")),
+    )
+    run = walk_policy(Outcomes.of(short, HARDWARE), StaticDepth(2))
+    assert run.rounds[1] == run.emitted[1] == 0
+    assert run.rounds[0] > 0
+    assert run.rounds[2] > 0
+
+
+def test_depths_of_rows_that_are_never_reached_do_not_matter(outcomes: Outcomes) -> None:
+    depths = policy_depths(outcomes, Remembering(StaticDepth(8)))
+    assert (depths == 8).all()
+
+
+def test_a_smaller_tree_accepts_no_more_and_costs_less(outcomes: Outcomes) -> None:
+    small = Outcomes.of(outcomes.trace, HARDWARE, tree_size=20)
+    assert (small.accepted <= outcomes.accepted).all()
+    assert (small.accepted < outcomes.accepted).any()
+    assert small.seconds[-1] < outcomes.seconds[-1]
+
+
+def test_nothing_to_replay_is_refused(outcomes: Outcomes) -> None:
+    nothing = outcomes.trace.select(np.zeros(24, dtype=bool))
+    with pytest.raises(TraceError, match="no rows"):
+        Outcomes.of(nothing, HARDWARE)
