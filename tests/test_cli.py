@@ -1,0 +1,193 @@
+"""The command line as a user meets it: verbs get plain arguments, and every mistake is one line and exit code 2."""
+
+import re
+import sys
+import types
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+
+from radar_rl import cli, settings
+from radar_rl.errors import InputError
+
+Calls = list[dict[str, Any]]
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Calls]:
+    """Verbs that only note what they were called with, run in an empty folder."""
+    noted: Calls = []
+
+    def train(
+        *,
+        out: str,
+        traces: str | None,
+        rollouts: str | None,
+        algo: dict[str, Any],
+        behaviour: str | None,
+        episode: Literal["sequence", "round"],
+        reward: dict[str, Any],
+        hardware: str | None,
+        held_out: float,
+        steps: int,
+        batch_size: int,
+        seed: int,
+        model: dict[str, Any],
+        wandb: str,
+        tree_size: int | None,
+    ) -> None:
+        noted.append(dict(locals()))
+
+    def evaluate(**settings: Any) -> None:
+        noted.append(settings)
+
+    def decode(**settings: Any) -> None:
+        noted.append(settings)
+
+    def profile(**settings: Any) -> None:
+        raise InputError("no such thing:\n  bring another")
+
+    def export(*, run: str, out: str) -> None:
+        raise ZeroDivisionError("a bug")
+
+    def collect(**settings: Any) -> None:
+        raise ModuleNotFoundError("No module named 'polars'", name="polars")
+
+    def rollout(**settings: Any) -> None:
+        raise PermissionError(13, "Permission denied", settings["out"])
+
+    module = types.ModuleType("stub_verbs")
+    for function in (train, evaluate, decode, profile, export, collect, rollout):
+        function.__globals__["noted"] = noted
+        setattr(module, function.__name__, function)
+        monkeypatch.setitem(cli.VERBS, function.__name__, f"stub_verbs:{function.__name__}")
+    monkeypatch.setitem(sys.modules, "stub_verbs", module)
+    monkeypatch.chdir(tmp_path)
+    yield noted
+    assert [path.name for path in tmp_path.iterdir() if path.name != "runs"] == []  # no outputs/, no log files
+
+
+@pytest.fixture
+def fails(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Runs a command line that must fail as a user's mistake, and returns its one line."""
+
+    def run(*argv: str) -> str:
+        assert cli.main(argv) == 2
+        printed = capsys.readouterr()
+        assert printed.out == ""
+        assert re.fullmatch(r"radar-rl[^\n]*: [^\n]+\n", printed.err)
+        return printed.err
+
+    return run
+
+
+def test_a_verb_gets_plain_values(calls: Calls) -> None:
+    command = ["train", "traces=data/x", "out=run", "algo=iql", "algo.expectile=0.7", "steps=1e3", "seed=3"]
+    assert cli.main(command) == 0
+    (got,) = calls
+    assert (got["traces"], got["out"], got["steps"], got["seed"]) == ("data/x", "run", 1000, 3)
+    assert type(got["algo"]) is dict
+    assert (got["algo"]["name"], got["algo"]["expectile"]) == ("iql", 0.7)
+    assert got["model"]["target"] == "pocket"
+    assert got["hardware"] is None
+
+
+@pytest.mark.parametrize("value", ["profile.json", "pocket_cpu", "../a-b/c.json"])
+def test_hardware_is_a_plain_value_though_its_folder_is_a_group(calls: Calls, value: str) -> None:
+    assert cli.main(["train", "traces=x", "out=y", f"hardware={value}"]) == 0
+    assert calls[0]["hardware"] == value
+
+
+def test_lists_and_numbers_as_names(calls: Calls) -> None:
+    assert cli.main(["evaluate", "traces=x", "out=y", "runs=[a/b,c]"]) == 0
+    assert calls[0]["runs"] == ["a/b", "c"]
+    assert cli.main(["train", "traces=x", "out=7"]) == 0
+    assert calls[1]["out"] == "7"
+
+
+def test_prompts_are_taken_as_written(calls: Calls) -> None:
+    command = ["decode", "--prompt", "a=b, {c}: $d", "policy=static:3", "--prompt", "二", "--compare"]
+    assert cli.main(command) == 0
+    (got,) = calls
+    assert got["prompts"] == ["a=b, {c}: $d", "二"]
+    assert (got["compare"], got["explain"], got["policy"]) == (True, False, "static:3")
+
+
+def test_sweeps(calls: Calls) -> None:
+    command = ["train", "-m", "traces=x", "out=y", "algo=cql,bc", "hardware=pocket_cpu,my.json", "seed=1"]
+    assert cli.main(command) == 0
+    seen = [(got["algo"]["name"], got["hardware"]) for got in calls]
+    assert seen == [("cql", "pocket_cpu"), ("cql", "my.json"), ("bc", "pocket_cpu"), ("bc", "my.json")]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["trian", "out=x"], "did you mean 'train'"),
+        (["train", "out=x", "stepz=5"], "unknown key 'stepz'; did you mean 'steps'"),
+        (["train", "out=x", "+stepz=5"], "unknown key 'stepz'; did you mean 'steps'"),
+        (["train", "out=x", "algo=iql", "algo.expctile=0.5"], "did you mean 'algo.expectile'"),
+        (["train", "out=x", "algo=iqll"], "did you mean 'iql'"),
+        (["train", "out=x", "algo=ppo"], "valid: bc, cql, iql"),
+        (["train", "traces=x"], "give out=…"),
+        (["train", "out=x", "steps=many"], "steps: expected a whole number, got 'many'"),
+        (["train", "out=x", "steps=1.5"], "expected a whole number"),
+        (["train", "out=x", "algo.learning_rate=fast"], "algo.learning_rate: expected a number"),
+        (["train", "out=x", "episode=rounds"], "did you mean 'round'"),
+        (["train", "out=x", "algo={a: 1"], "cannot read"),
+        (["train", "out=a=b"], "quote"),
+        (["train", "out=x", "out"], "cannot read 'out'"),
+        (["train", "out=x", "~seed"], "give seed=…"),
+        (["train", "out=x", "task=gsm8k"], "unknown key 'task'"),
+        (["export", "run=x", "out=y", "hardware=z"], "unknown key 'hardware'"),
+        (["train", "out=x", "--comparee"], "did you mean '--compare'"),
+        (["train", "out=x", "--prompt", "hello"], "belong to decode"),
+        (["decode", "--prompt"], "expected one argument"),
+        (["profile", "out=x"], "no such thing: bring another"),
+        (["rollout", "out=x"], "Permission denied: 'x'"),
+        (["collect", "out=x"], "pip install 'radar-rl[train]'"),
+    ],
+)
+def test_a_mistake_is_one_line(calls: Calls, fails: Callable[..., str], arguments: list[str], told: str) -> None:
+    assert told in fails(*arguments)
+    assert calls == []
+
+
+def test_debug_shows_where(calls: Calls, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["profile", "out=x", "--debug"]) == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_bug_is_not_dressed_up(calls: Calls) -> None:
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["export", "run=x", "out=y"])
+
+
+def test_help_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in ([], ["--help"], ["-h"]):
+        assert cli.main(arguments) == 0
+        printed = capsys.readouterr().out
+        assert all(f"\n  {verb} " in printed for verb in cli.VERBS)
+
+
+@pytest.mark.parametrize("verb", cli.VERBS)
+def test_help_of_a_verb_explains_every_key(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([verb, "--help"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    at = [i for i, line in enumerate(lines) if re.match(r"  [a-z]", line)]
+    assert at
+    shown = {lines[i].strip().partition("=")[0] for i in at}
+    values = settings.defaults(verb, {})
+    groups = {"model", "algo", "reward"} & set(values)
+    inner = {key.rpartition(".")[0] for key in settings.keys(values)}
+    assert shown >= {key for key in settings.keys(values) if key.partition(".")[0] not in groups} - inner
+    # Inner keys of one kind may share the explanation of the first.
+    bare = [lines[i].strip() for i in at if not lines[i + 1].startswith(" " * 8)]
+    assert all("." in line.partition("=")[0] for line in bare)
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--version"]) == 0
+    assert re.fullmatch(r"radar-rl \d+\.\d+\.\d+\n", capsys.readouterr().out)

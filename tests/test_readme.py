@@ -1,0 +1,85 @@
+"""Every command and every Python block of the README runs, in order, at small sizes."""
+
+import re
+import shlex
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from radar_rl import cli
+
+README = Path(__file__).parent.parent / "README.md"
+
+# Overrides that make a verb quick.
+SMALL = {
+    "profile": ["repeats=2"],
+    "collect": ["limit=6", "max_new_tokens=24"],
+    "train": ["steps=20", "batch_size=64"],
+    "evaluate": ["resamples=50"],
+    "rollout": ["episodes=3"],
+    "decode": ["max_new_tokens=12"],
+}
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block and what the comment above it says it needs."""
+
+    language: str
+    text: str
+    needs: str | None
+
+
+def blocks() -> Iterator[Block]:
+    for match in re.finditer(r"(?:<!-- needs (.+) -->\n)?```(\w+)\n(.*?)```", README.read_text(), re.DOTALL):
+        yield Block(match[2], match[3], match[1])
+
+
+def commands(*, needing: bool) -> list[list[str]]:
+    lines = [
+        line
+        for block in blocks()
+        if block.language == "bash" and bool(block.needs) == needing
+        for line in block.text.splitlines()
+    ]
+    return [shlex.split(line) for line in lines]
+
+
+def test_the_readme_has_something_to_run() -> None:
+    assert {block.language for block in blocks()} == {"bash", "python"}
+    assert {command[0] for command in commands(needing=False)} == {"make", "radar-rl"}
+    verbs = {command[1] for command in commands(needing=False) if command[0] == "radar-rl"}
+    assert verbs == set(cli.VERBS) - {"train-pair"}
+
+
+def test_what_it_makes_exists(repository: Path) -> None:
+    targets = [command[1] for command in commands(needing=False) if command[0] == "make"]
+    assert targets == ["quickstart", "test"]
+    done = subprocess.run(["make", "-n", *targets], cwd=repository, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_its_commands_and_python_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("RADAR_RL_DATA", raising=False)
+    for command in commands(needing=False):
+        if command[0] == "radar-rl":
+            code = cli.main([*command[1:], *SMALL.get(command[1], [])])
+            assert code == 0, f"{shlex.join(command)}: {capsys.readouterr().err}"
+    for block in blocks():
+        if block.language == "python":
+            exec(compile(block.text, str(README), "exec"), {})
+    printed = capsys.readouterr().out
+    assert printed.strip()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["runs"]
+
+
+@pytest.mark.parametrize("command", commands(needing=True), ids=lambda command: command[1])
+def test_commands_that_need_more_than_we_have_compose(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([*command[1:], "--cfg", "job"]) == 0
+    assert "out: runs/" in capsys.readouterr().out
