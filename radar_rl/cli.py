@@ -31,7 +31,7 @@ FLAGS = ("--prompt", "--compare", "--explain", "--debug", "--help", "--version")
 HYDRA_FLAGS = ("-m", "--multirun", "-c", "--cfg", "-p", "--package", "--resolve", "-i", "--info", "--hydra-help")
 
 # What only the extra installs, by the name it is imported under.
-TRAIN_EXTRA = ("d3rlpy", "gymnasium", "matplotlib", "polars", "pyarrow", "scipy", "tokenizers", "wandb")
+TRAIN_EXTRA = ("d3rlpy", "gymnasium", "matplotlib", "polars", "pyarrow", "scipy", "structlog", "tokenizers", "wandb")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -17,7 +17,7 @@ usage: radar-rl VERB key=value …       run a verb
 {verbs}
 
 flags: --prompt TEXT   decode: a prompt; repeatable
-       --compare       decode: the same prompts without speculation, in the same run
+       --compare       decode: the same prompts with the best static depth too
        --explain       decode: show the rounds
        --debug         errors with their traceback
        --version

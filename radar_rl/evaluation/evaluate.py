@@ -61,6 +61,8 @@ def evaluate(
     """
     if resamples < 1:
         raise ConfigError(f"resamples: expected at least 1, got {resamples}")
+    if seed < 0 or not 0.0 <= held_out <= 1.0:
+        raise ConfigError(f"expected seed ≥ 0 and held_out in [0, 1], got {seed} and {held_out}")
     folder = Path(out)
     loaded = [load_run(run) for run in runs]
     trace = load_trace(traces)
@@ -74,6 +76,8 @@ def evaluate(
         max_depth=trace.settings.max_depth,
         top_k=trace.settings.top_k,
         tree_size=size,
+        made_by=asdict(trace.settings),
+        allow_other_pair=allow_other_pair,
     )
     # The same hash orders prompts for every fraction, so what the smallest one holds out, all of them do.
     fraction = min((run.held_out for run in loaded), default=held_out)

@@ -84,10 +84,10 @@ BUILDERS: dict[str, Callable[..., Any]] = {"cql": _cql, "iql": _iql, "bc": _bc}
 DEFAULTS: dict[str, dict[str, Any]] = {
     "cql": {"alpha": 0.1, "learning_rate": 1e-3, "hidden": [64, 64], "target_update_interval": 20},
     "iql": {
-        "expectile": 0.9,
-        "weight_temp": 10.0,
+        "expectile": 0.95,
+        "weight_temp": 30.0,
         "max_weight": 100.0,
-        "learning_rate": 1e-3,
+        "learning_rate": 3e-3,
         "hidden": [64, 64],
         "n_critics": 2,
         "tau": 0.02,
@@ -116,6 +116,11 @@ def settings_of(algo: Mapping[str, Any]) -> dict[str, Any]:
     name = algo.get("name")
     if name not in DEFAULTS:
         raise ConfigError(f"unknown algorithm {name!r}; valid: {', '.join(DEFAULTS)}")
+    hidden, interval = algo.get("hidden", [1]), algo.get("target_update_interval", 1)
+    if not hidden or min(hidden) < 1 or interval < 1:
+        raise ConfigError(
+            f"algo={name}: expected hidden sizes and target_update_interval ≥ 1, got {hidden}, {interval}"
+        )
     unknown = sorted(set(algo) - set(DEFAULTS[name]) - {"name"})
     if unknown:
         raise ConfigError(f"algo={name}: unknown settings {unknown}; valid: {', '.join(DEFAULTS[name])}")

@@ -83,6 +83,8 @@ def train(
         TraceError: the data are damaged, or no prompt is left to train on.
     """
     settings = settings_of(algo)
+    if seed < 0:
+        raise ConfigError(f"seed: expected 0 or more, got {seed}")
     if (traces is None) == (rollouts is None):
         raise ConfigError("train learns from one of traces=DIR and rollouts=DIR; give exactly one")
     if not 0.0 <= held_out < 1.0:
@@ -102,6 +104,8 @@ def train(
     else:
         if behaviour is not None:
             raise ConfigError("behaviour= is for traces; rollouts hold what their own policy did")
+        if tree_size is not None:
+            raise ConfigError("tree_size= is for traces; rollouts were made with a tree size of their own")
         prepared = _from_rollouts(str(rollouts), hardware, folder, model, priced, episode, held_out)
 
     arguments = {
@@ -132,6 +136,10 @@ def train(
     seconds = time.perf_counter() - start
     about = _record(prepared, fitted, arguments, settings["name"], held_out, seconds, str(traces or rollouts))
     _save(folder, prepared, fitted, about)
+    reached = about["training_tokens_per_second"]
+    figures = f"{reached:.1f} tokens/s on the training prompts, " if reached else ""
+    depth = about["best_static_depth"]
+    print(f"train: {settings['name']} → {folder}; {figures}best static depth {depth}, {seconds:.0f} s")
     return about
 
 
@@ -145,6 +153,7 @@ def _profile(
         max_depth=made.max_depth,
         top_k=made.top_k,
         tree_size=tree_size or made.tree_size,
+        made_by=asdict(made),
     )
 
 

@@ -2,7 +2,7 @@
 
 import gzip
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ def read_jsonl(path: str | Path) -> Iterator[dict[str, Any]]:
         raise InputError(f"no such file: {path}; expected JSON lines, one object a line (.jsonl or .jsonl.gz)")
     opened = gzip.open if path.suffix == ".gz" else open
     with opened(path, "rb") as lines:
-        for number, line in enumerate(lines, start=1):
+        for number, line in enumerate(_whole(lines, path), start=1):
             if not line.strip():
                 continue
             try:
@@ -32,3 +32,10 @@ def read_jsonl(path: str | Path) -> Iterator[dict[str, Any]]:
             if not isinstance(row, dict):
                 raise InputError(f"{path}:{number}: expected a JSON object, got {type(row).__name__}")
             yield row
+
+
+def _whole(lines: Iterable[bytes], path: Path) -> Iterator[bytes]:
+    try:
+        yield from lines
+    except (gzip.BadGzipFile, EOFError) as error:
+        raise InputError(f"{path}: not a whole gzip file ({error})") from error

@@ -21,6 +21,7 @@ from radar_rl.rollouts.sessions import LiveTexts, ReplayTexts, Texts
 from radar_rl.rollouts.split import held_out as is_held_out
 from radar_rl.rollouts.storage import Manifest, shard_name, write_parquet
 from radar_rl.rollouts.tasks import Prompt, digest, fitting, load_prompts
+from radar_rl.runtime.artifact import check_pair, read_config
 from radar_rl.runtime.models import pair_from_config
 from radar_rl.runtime.named import policy_from_string
 from radar_rl.runtime.profiler import resolve_hardware
@@ -57,6 +58,7 @@ def rollout(
     tree_size: int = 60,
     subset: Literal["all", "train", "held_out"] = "all",
     held_out: float = 0.3,
+    allow_other_pair: bool = False,
 ) -> Path:
     """Log what one policy does. An episode is one text.
 
@@ -77,6 +79,7 @@ def rollout(
         max_depth, top_k, tree_size: draft calls, beam width, nodes verified (root included).
         subset: which prompts: ``all``, ``train`` or ``held_out``.
         held_out: share of prompts that is held out.
+        allow_other_pair: let a policy run on another pair than it was trained with.
 
     Returns:
         The folder.
@@ -100,8 +103,18 @@ def rollout(
         sampling = {"temperature": temperature, "sample_top_k": sample_top_k, "sample_top_p": sample_top_p}
         made_with: dict[str, Any] = {"max_new_tokens": max_new_tokens, "seed": seed} | shape | sampling
         texts, origin = _decoded(pair_from_config(model), prompts, subset, held_out, made_with)
+    made_by = origin.get("trace", origin)
+    if Path(policy).is_dir():
+        check_pair(read_config(policy), made_by["target"], made_by["draft"], allow_other_pair)
+    seen = getattr(decides, "spec", None)
+    if seen is not None and (seen.max_depth, seen.top_k) != (max_depth, top_k):
+        raise ConfigError(
+            f"policy {policy}: observes max_depth {seen.max_depth} and top_k {seen.top_k}, got {max_depth} and {top_k}"
+        )
     folder = Path(out)
-    profile = resolve_hardware(hardware, folder / "hardware.json", model, **shape)
+    profile = resolve_hardware(
+        hardware, folder / "hardware.json", model, made_by=made_by, allow_other_pair=allow_other_pair, **shape
+    )
     alone = profile.autoregressive_seconds
     earned = Reward.from_mapping(reward, 1 / alone if alone else None)
 

@@ -79,6 +79,8 @@ def load_prompts(
         return list(_prompts(name, str(path), islice(read_jsonl(path), limit)))
     if not tasks:
         raise InputError("no tasks: give tasks=[NAME,…] or task.path=FILE.jsonl")
+    if data_dir is not None and not Path(data_dir).is_dir():
+        raise InputError(f"data_dir={data_dir}: no such folder; expected NAME/{split}.jsonl[.gz] in it")
     folder = data_dir or os.environ.get(DATA_VARIABLE) or None
     prompts: list[Prompt] = []
     for name in dict.fromkeys(tasks):

@@ -69,6 +69,26 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     return values
 
 
+def check_pair(about: Mapping[str, Any], target: str, draft: str, allow_other_pair: bool) -> None:
+    """Refuse to run a policy with another pair than the one it was trained with.
+
+    Args:
+        about: an artifact's config, or anything with ``target`` and ``draft``; what it lacks is not checked.
+        target, draft: ``NAME@HASH`` of the pair at hand.
+        allow_other_pair: let it pass.
+
+    Raises:
+        ArtifactError: the pairs differ.
+    """
+    for part, here in (("target", target), ("draft", draft)):
+        trained = about.get(part)
+        if trained is not None and trained != here and not allow_other_pair:
+            raise ArtifactError(
+                f"made with {part} {trained}, this pair's is {here}; choose its pair with model=…, or set "
+                "allow_other_pair=true"
+            )
+
+
 def load_policy(folder: str | Path) -> Policy:
     """The policy that ``save_policy`` wrote, strictly.
 

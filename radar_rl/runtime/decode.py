@@ -11,9 +11,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from radar_rl.errors import ArtifactError, InputError
+from radar_rl.errors import InputError
 from radar_rl.policies import Policy, StaticDepth
-from radar_rl.runtime.artifact import read_config
+from radar_rl.runtime.artifact import check_pair, read_config
 from radar_rl.runtime.decoder import Options, SpeculativeDecoder, autoregressive
 from radar_rl.runtime.models import pair_from_config
 from radar_rl.runtime.named import policy_from_string
@@ -35,7 +35,7 @@ class Measured:
     @property
     def tokens_per_second(self) -> float:
         """Emitted tokens over seconds, NaN for a text of one token."""
-        return (len(self.token_ids) - 1) / self.seconds if self.seconds > 0 else float("nan")
+        return (len(self.token_ids) - 1) / self.seconds if len(self.token_ids) > 1 else float("nan")
 
 
 def decode(
@@ -64,15 +64,16 @@ def decode(
         ArtifactError: the policy was trained with another pair and ``allow_other_pair`` is not set.
     """
     if not prompts:
-        raise InputError('decode: no prompt; give one with --prompt "…"')
+        raise InputError('no prompt; give one with --prompt "…"')
     chosen = policy_from_string(policy, seed)
     about = read_config(policy) if Path(policy).is_dir() else {}
     pair = pair_from_config(model)
-    _check_pair(pair, about, allow_other_pair)
+    check_pair(about, pair.target_identity, pair.draft_identity, allow_other_pair)
     shape = {key: int(about.get(key) or value) for key, value in DEFAULTS.items()}
     rivals: list[Policy] = [chosen]
-    if compare:
-        rivals.append(StaticDepth(int(about.get("best_static_depth") or shape["max_depth"])))
+    tuned = StaticDepth(int(about.get("best_static_depth") or shape["max_depth"]))
+    if compare and tuned.name != chosen.name:
+        rivals.append(tuned)
     options: Options = {
         "max_new_tokens": max_new_tokens,
         "temperature": temperature,
@@ -84,7 +85,7 @@ def decode(
     for prompt in prompts:
         prompt_ids = pair.encode_prompt(prompt)
         pair.check_prompt(prompt_ids, max_new_tokens)
-        _warm_up(pair, prompt_ids)
+        _warm_up(pair, shape, prompt_ids, min(8, max_new_tokens))
         measured = [
             _speculative(pair, rival, shape, prompt_ids, options, shown=i == 0) for i, rival in enumerate(rivals)
         ]
@@ -95,19 +96,17 @@ def decode(
         console.print(_table(measured))
 
 
-def _check_pair(pair: Pair, about: Mapping[str, Any], allow_other_pair: bool) -> None:
-    for part, here in (("target", pair.target_identity), ("draft", pair.draft_identity)):
-        trained = about.get(part)
-        if trained is not None and trained != here and not allow_other_pair:
-            raise ArtifactError(
-                f"the policy was trained with {part} {trained}, this pair's is {here}; "
-                "choose its pair with model=…, or set allow_other_pair=true"
-            )
+def _warm_up(pair: Pair, shape: Mapping[str, int], prompt_ids: Sequence[int], tokens: int) -> None:
+    """One short text each way, so that no rival pays for first-time allocations."""
+    _decoder(pair, StaticDepth(shape["max_depth"]), shape).generate(prompt_ids, max_new_tokens=tokens)
+    for _ in autoregressive(pair, prompt_ids, max_new_tokens=tokens):
+        pass
 
 
-def _warm_up(pair: Pair, prompt_ids: Sequence[int]) -> None:
-    """One short text, so that no rival pays for first-time allocations."""
-    SpeculativeDecoder(pair, StaticDepth(DEFAULTS["max_depth"])).generate(prompt_ids, max_new_tokens=8)
+def _decoder(pair: Pair, policy: Policy, shape: Mapping[str, int]) -> SpeculativeDecoder:
+    return SpeculativeDecoder(
+        pair, policy, max_depth=shape["max_depth"], top_k=shape["top_k"], tree_size=shape["tree_size"]
+    )
 
 
 def _speculative(
@@ -119,9 +118,7 @@ def _speculative(
     *,
     shown: bool,
 ) -> Measured:
-    decoder = SpeculativeDecoder(
-        pair, policy, max_depth=shape["max_depth"], top_k=shape["top_k"], tree_size=shape["tree_size"]
-    )
+    decoder = _decoder(pair, policy, shape)
     session = decoder.start(prompt_ids, **options)
     printed = _Printer(pair) if shown else None
     if printed:

@@ -13,10 +13,11 @@ import torch
 from radar_rl import configs
 from radar_rl.errors import ConfigError
 from radar_rl.policies import LearnedPolicy, ObservationSpec
+from radar_rl.runtime.artifact import check_pair
 from radar_rl.runtime.decoder import autoregressive
 from radar_rl.runtime.models import pair_from_config
 from radar_rl.speculative.hardware import HardwareProfile
-from radar_rl.speculative.pair import Pair
+from radar_rl.speculative.pair import Pair, pair_identities
 from radar_rl.speculative.session import SpeculativeSession
 from radar_rl.speculative.state import DraftState
 
@@ -118,7 +119,15 @@ def _decision_seconds(max_depth: int, top_k: int, repeats: int) -> float:
 
 
 def resolve_hardware(
-    value: str | None, cache: Path, model: Mapping[str, Any], *, max_depth: int, top_k: int, tree_size: int
+    value: str | None,
+    cache: Path,
+    model: Mapping[str, Any],
+    *,
+    max_depth: int,
+    top_k: int,
+    tree_size: int,
+    made_by: Mapping[str, Any] | None = None,
+    allow_other_pair: bool = False,
 ) -> HardwareProfile:
     """The profile that ``hardware=`` names.
 
@@ -126,12 +135,17 @@ def resolve_hardware(
         value: a file, the name of a profile that ships, or None: this machine, measured once and kept at ``cache``.
         cache: where the measured profile is kept.
         model: the pair to measure with (a ``model`` group's mapping).
+        made_by: ``target`` and ``draft`` of the data that the profile is for; measuring another pair is refused
+            unless ``allow_other_pair``.
 
     Raises:
         ConfigError: neither a file nor a name.
+        ArtifactError: this machine would be measured with another pair than the data's.
     """
     if value is None:
-        if not cache.is_file():
+        target, draft = pair_identities(model["target"], model["draft"])
+        check_pair(made_by or {}, target, draft, allow_other_pair)
+        if not cache.is_file() or not HardwareProfile.load(cache).name.startswith(f"{target} "):
             profile(
                 out=str(cache), model=model, max_depth=max_depth, top_k=top_k, tree_size=tree_size, repeats=10, seed=0
             )
@@ -148,6 +162,8 @@ def profile(
     *, out: str, model: Mapping[str, Any], max_depth: int, top_k: int, tree_size: int, repeats: int, seed: int
 ) -> HardwareProfile:
     """The verb ``profile``: measure this machine, print what it costs, write the profile to ``out``."""
+    if repeats < 1:
+        raise ConfigError(f"repeats: expected at least 1, got {repeats}")
     pair = pair_from_config(model)
     measured = measure(pair, max_depth=max_depth, top_k=top_k, tree_size=tree_size, repeats=repeats, seed=seed)
     measured.save(Path(out))

@@ -49,7 +49,9 @@ def read_config(folder: Path) -> dict[str, Any]:
         values = json.loads(path.read_text())
     except ValueError as error:
         raise CheckpointError(f"{path}: not JSON ({error})") from error
-    return dict(values)
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{path}: expected a JSON object, got {type(values).__name__}")
+    return values
 
 
 def read_tensors(folder: Path) -> dict[str, torch.Tensor]:

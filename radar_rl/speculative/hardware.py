@@ -46,6 +46,10 @@ class HardwareProfile:
             values.append(self.autoregressive_seconds)
         if not np.all(np.isfinite(values)) or min(values) < 0:
             raise InputError(f"hardware profile {self.name!r}: seconds must be finite and not negative")
+        if self.verify_seconds[-1] + self.rest_seconds == 0:
+            raise InputError(
+                f"hardware profile {self.name!r}: verification and the rest of a round cannot both be free"
+            )
 
     def draft(self, max_depth: int) -> NDArray[np.float64]:
         """Seconds of draft call 1 … ``max_depth``: [max_depth] float64."""
@@ -96,8 +100,21 @@ class HardwareProfile:
                 f"{origin}: not a hardware profile: missing {sorted(missing)}, unknown {sorted(set(values) - expected)}"
             )
         kinds: dict[str, Any] = {"draft_seconds": float, "verify_nodes": int, "verify_seconds": float}
-        lists = {key: tuple(kind(v) for v in values[key]) for key, kind in kinds.items()}
-        return cls(**{**values, **lists})
+        alone = values.get("autoregressive_seconds")
+        try:
+            return cls(
+                name=str(values["name"]),
+                decide_seconds=float(values["decide_seconds"]),
+                rest_seconds=float(values["rest_seconds"]),
+                autoregressive_seconds=None if alone is None else float(alone),
+                **{key: tuple(kind(v) for v in values[key]) for key, kind in kinds.items()},
+            )
+        except (TypeError, ValueError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(
+                f"{origin}: seconds must be numbers, lists of them where several are meant ({error})"
+            ) from error
 
     @classmethod
     def load(cls, path: Path) -> "HardwareProfile":

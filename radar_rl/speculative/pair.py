@@ -3,10 +3,12 @@
 import importlib.resources
 from collections.abc import Sequence
 from dataclasses import dataclass
+from logging import CRITICAL
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, PreTrainedModel
 from transformers.utils import logging
@@ -59,6 +61,19 @@ class Pair:
                 f"{self.max_positions}; shorten the prompt or lower max_new_tokens"
             )
 
+    def check_shape(self, max_depth: int, top_k: int, tree_size: int) -> None:
+        """Refuse a draft tree that the head cannot grow.
+
+        Raises:
+            InputError: a number is out of range.
+        """
+        most = len(self.head.draft_to_target)
+        if max_depth < 1 or not 1 <= top_k <= most or not 2 <= tree_size <= most + 1:
+            raise InputError(
+                f"expected max_depth ≥ 1, top_k in 1 … {most} and tree_size in 2 … {most + 1} (the draft vocabulary), "
+                f"got {max_depth}, {top_k}, {tree_size}"
+            )
+
     def encode_prompt(self, text: str) -> list[int]:
         """Token ids of a user's message: through the chat template if the tokenizer has one, else as plain text.
 
@@ -108,10 +123,13 @@ def load_pair(
     target_folder, draft_folder = _folder(target, "target"), _folder(draft, POCKET.get(str(draft), "draft"))
     head_values, tensors = read_config(draft_folder), read_tensors(draft_folder)
     eagle3 = any(name.startswith("midlayer.") for name in tensors)
+    if not eagle3 and "layers.0.hidden_norm.weight" in tensors:
+        raise CheckpointError(f"{draft_folder.name}: an EAGLE-3 head in a layout not read yet; expected SafeAILab's")
     model = _load_target(target_folder, dtype, device)
     wrapped = Target(model, eagle3=eagle3)
     head = _build_head(head_values, tensors, wrapped, eagle3)
     head = head.to(device=device, dtype=dtype).eval().requires_grad_(False)
+    target_identity, draft_identity = pair_identities(target, draft)
     tokenizer = None
     if (target_folder / "tokenizer_config.json").is_file():
         tokenizer = AutoTokenizer.from_pretrained(target_folder)
@@ -121,9 +139,18 @@ def load_pair(
         tokenizer=tokenizer,
         eos_token_ids=_eos_token_ids(model),
         max_positions=int(model.config.max_position_embeddings),
-        target_identity=identity(str(target) if str(target) in POCKET else target_folder.name, target_folder),
-        draft_identity=identity(str(draft) if str(draft) in POCKET else draft_folder.name, draft_folder),
+        target_identity=target_identity,
+        draft_identity=draft_identity,
     )
+
+
+def pair_identities(target: str | Path, draft: str | Path) -> tuple[str, str]:
+    """``NAME@HASH`` of both models' weights, without loading them; names as ``load_pair`` takes them."""
+    folders = (_folder(target, "target"), _folder(draft, POCKET.get(str(draft), "draft")))
+    named = [
+        str(name) if str(name) in POCKET else folder.name for name, folder in zip((target, draft), folders, strict=True)
+    ]
+    return identity(named[0], folders[0]), identity(named[1], folders[1])
 
 
 def _folder(name: str | Path, part: str) -> Path:
@@ -134,16 +161,22 @@ def _folder(name: str | Path, part: str) -> Path:
 
 def _load_target(folder: Path, dtype: torch.dtype, device: str | torch.device) -> PreTrainedModel:
     read_config(folder)  # a folder without config.json gets our error, not a traceback from afar
-    shown = logging.is_progress_bar_enabled()
+    shown, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()  # a bar a load is noise in a decode loop
+    logging.set_verbosity(CRITICAL)  # what does not fit is our error below, in one line
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, attn_implementation="sdpa", output_loading_info=True
+            folder,
+            dtype=dtype,
+            attn_implementation="sdpa",
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # reported, and refused below
         )
         model, report = loaded
-    except (SafetensorError, OSError, ValueError, KeyError) as error:
+    except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
         raise CheckpointError(f"{folder}: the target does not load ({error})") from error
     finally:
+        logging.set_verbosity(verbosity)
         if shown:
             logging.enable_progress_bar()
     wrong = {kind: sorted(report[kind]) for kind in ("missing_keys", "unexpected_keys") if report.get(kind)}
@@ -161,7 +194,12 @@ def _build_head(values: dict[str, Any], tensors: dict[str, torch.Tensor], target
     Args:
         tensors: name → tensor; emptied as they are used.
     """
-    config = LlamaConfig(**{key: value for key, value in values.items() if key not in ("architectures", "model_type")})
+    try:
+        config = LlamaConfig(
+            **{key: value for key, value in values.items() if key not in ("architectures", "model_type")}
+        )
+    except (TypeError, ValueError, StrictDataclassError) as error:
+        raise CheckpointError(f"draft head: config.json describes no Llama layer ({error})") from error
     target_embeddings = target.model.get_input_embeddings().weight
     # A head reads positions up to the target's context, whatever its own config remembers of training.
     config.max_position_embeddings = max(config.max_position_embeddings, target.model.config.max_position_embeddings)

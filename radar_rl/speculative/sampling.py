@@ -31,9 +31,9 @@ class Sampling:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.temperature < 0 or self.top_k < 0 or not 0 < self.top_p <= 1:
+        if not 0 <= self.temperature < float("inf") or self.top_k < 0 or not 0 < self.top_p <= 1:
             raise InputError(
-                f"sampling: expected temperature ≥ 0, top_k ≥ 0 and 0 < top_p ≤ 1, "
+                f"sampling: expected a finite temperature ≥ 0, top_k ≥ 0 and 0 < top_p ≤ 1, "
                 f"got {self.temperature}, {self.top_k}, {self.top_p}"
             )
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from radar_rl.errors import InputError, ModelOutputError
+from radar_rl.errors import ModelOutputError
 from radar_rl.speculative.heads import DraftCache
 from radar_rl.speculative.pair import Pair
 from radar_rl.speculative.sampling import PositionNoise, Sampling, choose
@@ -84,10 +84,7 @@ class SpeculativeSession:
         widen_first_level: bool = False,
     ) -> None:
         pair.check_prompt(prompt_ids, max_new_tokens)
-        if max_depth < 1 or top_k < 1 or tree_size < 2:
-            raise InputError(
-                f"expected max_depth ≥ 1, top_k ≥ 1 and tree_size ≥ 2, got {max_depth}, {top_k}, {tree_size}"
-            )
+        pair.check_shape(max_depth, top_k, tree_size)
         self.pair, self.max_depth, self.top_k, self.tree_size = pair, max_depth, top_k, tree_size
         self.max_new_tokens, self.widen_first_level = max_new_tokens, widen_first_level
         self.sampling = Sampling(temperature, sample_top_k, sample_top_p, seed)

@@ -1,14 +1,10 @@
-"""A synthetic trace, and a real pair where one is at hand."""
-
-import os
-from importlib import resources
-from pathlib import Path
+"""A synthetic trace, and the embedded pair."""
 
 import pytest
 from synthetic_trace import make_trace
 
 from radar_rl.rollouts import Prompt, Trace
-from radar_rl.speculative import Pair, load_pair
+from radar_rl.speculative import Pair
 
 
 @pytest.fixture
@@ -16,23 +12,16 @@ def trace() -> Trace:
     return make_trace(prompts=6, new_tokens=24, seed=5)
 
 
-@pytest.fixture(scope="session")
-def pair() -> Pair:
-    """The reference pair, else the embedded one; skipped without either."""
-    reference = os.environ.get("RADAR_RL_REFERENCE")
-    if reference and Path(reference).is_dir():
-        return load_pair(f"{reference}/pair/target", f"{reference}/pair/draft")
-    if resources.files("radar_rl.zoo").joinpath("pocket", "draft", "config.json").is_file():
-        return load_pair("pocket")
-    pytest.skip("neither RADAR_RL_REFERENCE nor the embedded pair is at hand")
+@pytest.fixture
+def pair(pocket: Pair) -> Pair:
+    return pocket
 
 
 @pytest.fixture
 def prompts() -> list[Prompt]:
-    """Prompts in the words that the reference pair knows."""
     questions = [
-        "Natalia sold clips to 48 of her friends, and then she sold half as many. How many clips did she sell?",
-        "A robe takes 2 bolts of blue fiber and half that much white fiber. How many bolts does it take?",
-        "Tom has 5 boxes with 12 pens each. He gives away 7 pens. How many pens are left?",
+        "Lena has 4 baskets with 9 apples each and eats 5 of them. How many apples are left?",
+        "Write a Python function that doubles every number of a list.",
+        "A tram ride costs $3. Omar takes 2 rides a day. What does he pay in a week?",
     ]
-    return [Prompt("sums", f"sum-{i}", text=f"Question: {q}\nAnswer:") for i, q in enumerate(questions)]
+    return [Prompt("sums", f"sum-{i}", text=q) for i, q in enumerate(questions)]

@@ -1,8 +1,6 @@
 """The live environment, and that replay is the same thing."""
 
 import warnings
-from importlib import resources
-from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -27,9 +25,6 @@ def test_check_env_passes_without_a_warning(pair: Pair, prompts: list[Prompt]) -
 
 @pytest.mark.parametrize("name", ["Radar/DraftTree-v0", "Radar/DraftTreeReplay-v0"])
 def test_both_work_without_arguments(name: str) -> None:
-    shipped = {"Radar/DraftTree-v0": "zoo/pocket/draft", "Radar/DraftTreeReplay-v0": "datasets/sample/traces"}[name]
-    if not any(Path(str(resources.files("radar_rl"))).joinpath(shipped).glob("*.json")):
-        pytest.skip(f"{shipped} is not shipped yet")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         check_env(gymnasium.make(f"radar_rl.envs:{name}").unwrapped)

@@ -1,0 +1,88 @@
+"""Bad input at the command line, through the real verbs: one line that names it, exit code 2, nothing half done."""
+
+import json
+import shutil
+from importlib import resources
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from radar_rl import cli
+
+SAMPLE = str(resources.files("radar_rl") / "datasets" / "sample" / "traces")
+
+
+def fails(capfd: pytest.CaptureFixture[str], *command: str) -> str:
+    """Run a command that must fail; its one line."""
+    capfd.readouterr()
+    assert cli.main(list(command)) == 2
+    (line,) = capfd.readouterr().err.strip().splitlines()
+    assert line.startswith(f"radar-rl {command[0]}: ")
+    return line
+
+
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        (["train", "traces=x", "out=y", "stepz=3"], "did you mean 'steps'"),
+        (["collect", "task.path=nowhere.jsonl", "out=y"], "nowhere.jsonl"),
+        (["collect", "tasks=[gsm8k]", "data_dir=nowhere", "out=y"], "no such folder"),
+        (["collect", "top_k=5000", "limit=1", "out=y"], "top_k in 1 … 2048"),
+        (["train", "traces=nowhere", "out=y"], "no traces in nowhere"),
+        (["train", f"traces={SAMPLE}", "hardware=nowhere", "out=y"], "hardware=nowhere"),
+        (["train", f"traces={SAMPLE}", "model=pocket_eagle2", "out=y"], "pocket-eagle2@"),
+        (["evaluate", f"traces={SAMPLE}", "model=pocket_eagle2", "out=y"], "allow_other_pair=true"),
+        (["rollout", "env=replay", f"traces={SAMPLE}", "policy=static:4", "top_k=7", "out=y"], "top_k=10"),
+        (["decode", "--prompt", " "], "empty prompt"),
+        (["decode"], "no prompt"),
+        (["decode", "--prompt", "word " * 1100], "prompt too long"),
+        (["decode", "--prompt", "x", "temperature=.nan"], "temperature"),
+        (["decode", "--prompt", "x", "policy=nowhere"], "policy 'nowhere'"),
+        (["profile", "repeats=0", "out=y"], "repeats"),
+        (["export", "run=nowhere", "out=y"], "no policy at nowhere"),
+    ],
+)
+def test_a_mistake_is_named(
+    capfd: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    command: list[str],
+    told: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert told in fails(capfd, *command)
+
+
+@pytest.mark.parametrize("damage", ["missing", "misshapen"])
+@pytest.mark.parametrize("part", ["target", "draft"])
+def test_a_checkpoint_that_does_not_fit_is_named(
+    tiny_pair: tuple[Path, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str], part: str, damage: str
+) -> None:
+    folder = tiny_pair[0] if part == "target" else tiny_pair[1]
+    tensors = load_file(folder / "model.safetensors")
+    name = next(name for name in tensors if name.endswith("up_proj.weight"))
+    if damage == "missing":
+        del tensors[name]
+    else:
+        tensors[name] = torch.zeros(3, 3)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"id": "a", "prompt_ids": [4, 6]}\n')
+    models = [f"model.target={tiny_pair[0]}", f"model.draft={tiny_pair[1]}"]
+    assert name in fails(capfd, "collect", *models, f"task.path={rows}", f"out={tmp_path / 'out'}")
+
+
+def test_a_policy_of_another_pair_is_refused_unless_allowed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    quick = ["hardware=pocket_cpu", "steps=20", "batch_size=32"]
+    assert cli.main(["train", f"traces={SAMPLE}", "algo=bc", *quick, f"out={run}"]) == 0
+    other = tmp_path / "other"
+    shutil.copytree(run, other)
+    about = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps(about | {"target": "someone-else@0"}))
+    replay = ["rollout", "env=replay", f"traces={SAMPLE}", "hardware=pocket_cpu", "episodes=2"]
+    assert "someone-else@0" in fails(capfd, *replay, f"policy={other}", f"out={tmp_path / 'a'}")
+    assert cli.main([*replay, f"policy={other}", "allow_other_pair=true", f"out={tmp_path / 'b'}"]) == 0
+    assert "someone-else@0" in fails(capfd, "decode", f"policy={other}", "--prompt", "Hello.")
