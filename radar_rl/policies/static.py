@@ -6,7 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from radar_rl.errors import ConfigError
-from radar_rl.policies.protocol import MemorylessPolicy
+from radar_rl.policies.protocol import CONTINUE, STOP, MemorylessPolicy
+from radar_rl.speculative.state import DraftState
 
 
 @dataclass
@@ -20,6 +21,10 @@ class StaticDepth(MemorylessPolicy):
         if self.depth < 1:
             raise ConfigError(f"static depth: expected at least 1 draft call, got {self.depth}")
         self.name = f"static-{self.depth}"
+
+    def act(self, state: DraftState) -> int:
+        """STOP or CONTINUE, without a look at the confidences: on a GPU, without a read from the device."""
+        return CONTINUE if state.depth < self.depth else STOP
 
     def continues(self, confidences: NDArray[np.float16], depth: NDArray[np.integer]) -> NDArray[np.bool_]:
         """Whether fewer than ``self.depth`` calls were made."""

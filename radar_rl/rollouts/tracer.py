@@ -17,7 +17,7 @@ from radar_rl.rollouts.trace import NO_RANK
 from radar_rl.speculative.heads import DraftCache
 from radar_rl.speculative.pair import Pair
 from radar_rl.speculative.target import TargetCache
-from radar_rl.speculative.tree import TreeGrowth
+from radar_rl.speculative.tree import SharedSlots, TreeGrowth
 
 
 def trace_sequence(
@@ -55,18 +55,17 @@ def trace_sequence(
     with torch.inference_mode():
         _, features = pair.target.extend(text[:length], TargetCache(pair.target.model, length))
         cache = DraftCache(pair.head, length)
-        hidden = cache.extend(pair.head, features[:-1], text[1:length])
+        hidden = cache.extend(pair.head, features[None, :-1], text[None, 1:length], [length - 1])[0]
         for first in range(prompt_length, length - 1, positions_per_batch):
             stop = min(first + positions_per_batch, length - 1)
             positions = torch.arange(first, stop, device=device)
             growth = TreeGrowth(
                 pair.head,
-                cache,
+                SharedSlots(cache, positions, stop - 1, (max_depth - 1) * top_k),
                 positions,
                 hidden[positions - 1],
                 top_k=top_k,
                 max_depth=max_depth,
-                prefix=stop - 1,
                 first_width=tree_size - 1,
             )
             beams = [growth.beam_scores]

@@ -1,16 +1,20 @@
 """Decoding with a policy: the loop of DESIGN §6, and autoregressive decoding beside it."""
 
+import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypedDict, Unpack
 
+import numpy as np
 import torch
 
 from radar_rl.errors import ArtifactError, ModelOutputError
-from radar_rl.policies.protocol import CONTINUE, Policy
+from radar_rl.policies.protocol import CONTINUE, STOP, MemorylessPolicy, Policy
+from radar_rl.speculative.batch import Round, SpeculativeBatch
 from radar_rl.speculative.pair import Pair
 from radar_rl.speculative.sampling import PositionNoise, Sampling, choose
-from radar_rl.speculative.session import Round, SpeculativeSession
+from radar_rl.speculative.session import SpeculativeSession
+from radar_rl.speculative.state import DraftState
 from radar_rl.speculative.target import TargetCache
 
 
@@ -103,14 +107,31 @@ class SpeculativeDecoder:
 
     def rounds(self, session: SpeculativeSession) -> Iterator[Round]:
         """Decode a session to its end, yielding each round as it ends."""
-        policy = self.policy
-        policy.begin_sequence()
-        while not session.finished:
-            state = session.begin()  # makes draft call 1
-            while state.depth < self.max_depth and policy.act(state) == CONTINUE:
-                state = session.draft()
-            ended = session.verify()
-            policy.end_round(ended.draft_calls, ended.accepted)
+        for ended in self._play(session.batch, [self.policy]):
+            yield ended[0]
+
+    def _play(self, batch: SpeculativeBatch, policies: Sequence[Policy]) -> Iterator[dict[int, Round]]:
+        """Decode a batch to its end, yielding each round of the texts that were active, by text.
+
+        Args:
+            policies: each text's.
+        """
+        for policy in policies:
+            policy.begin_sequence()
+        while batch.active:
+            deciding = [policies[i] for i in batch.active]
+            states = batch.begin()  # makes draft call 1
+            rows = list(range(len(states)))
+            while states[0].depth < self.max_depth:
+                acts = decide([deciding[row] for row in rows], states)
+                rows = [row for row, act in zip(rows, acts, strict=True) if act == CONTINUE]
+                if not rows:
+                    break
+                states = batch.draft(rows)
+            texts = batch.active
+            ended = dict(zip(texts, batch.verify(), strict=True))
+            for i, done in ended.items():
+                policies[i].end_round(done.draft_calls, done.accepted)
             yield ended
 
     def generate(self, prompt_ids: Sequence[int], **options: Unpack[Options]) -> Generation:
@@ -128,12 +149,56 @@ class SpeculativeDecoder:
         rounds = list(self.rounds(session))
         return Generation(session.token_ids, rounds)
 
+    def generate_batch(
+        self, prompts: Sequence[Sequence[int]], seeds: Sequence[int] | None = None, **options: Unpack[Options]
+    ) -> list[Generation]:
+        """Decode prompts side by side: one verification for all in each round, a stop decision for each.
+
+        Every text has a copy of the policy, so that what a policy remembers is its own text's.
+
+        Args:
+            prompts: token ids of each, not empty.
+            seeds: each text's; None: ``options["seed"]`` for all.
+            options: as ``generate`` takes them.
+
+        Returns:
+            As ``generate`` does for each prompt, up to ties of two logits within floating-point error.
+
+        Raises:
+            InputError, ModelOutputError: see ``generate``.
+        """
+        batch = SpeculativeBatch(
+            self.pair,
+            prompts,
+            seeds=seeds,
+            max_depth=self.max_depth,
+            top_k=self.top_k,
+            tree_size=self.tree_size,
+            widen_first_level=self.widen_first_level,
+            **options,
+        )
+        rounds: list[list[Round]] = [[] for _ in prompts]
+        for ended in self._play(batch, [copy.deepcopy(self.policy) for _ in prompts]):
+            for i, done in ended.items():
+                rounds[i].append(done)
+        return [Generation(text.token_ids, done) for text, done in zip(batch.texts, rounds, strict=True)]
+
     def stream(self, prompt_ids: Sequence[int], **options: Unpack[Options]) -> Iterator[int]:
         """Like ``generate``, yielding token ids as rounds end."""
         session = self.start(prompt_ids, **options)
         yield session.token_ids[0]
         for ended in self.rounds(session):
             yield from ended.emitted
+
+
+def decide(policies: Sequence[Policy], states: Sequence[DraftState]) -> list[int]:
+    """STOP or CONTINUE for each text; copies of one memoryless policy decide together."""
+    first = policies[0]
+    if len(states) == 1 or not isinstance(first, MemorylessPolicy):
+        return [policy.act(state) for policy, state in zip(policies, states, strict=True)]
+    confidences = np.stack([state.confidences for state in states])
+    going = first.continues(confidences, np.array([state.depth for state in states]))
+    return [CONTINUE if go else STOP for go in going]
 
 
 def autoregressive(
@@ -145,6 +210,7 @@ def autoregressive(
     sample_top_k: int = 0,
     sample_top_p: float = 1.0,
     seed: int = 0,
+    prefill_chunk: int = 512,
 ) -> Iterator[int]:
     """The target alone, a token per forward, with the same cache, noise and ends as speculative decoding.
 
@@ -153,20 +219,26 @@ def autoregressive(
         ModelOutputError: the target's logits are not finite.
     """
     pair.check_prompt(prompt_ids, max_new_tokens)
-    sampling, target = Sampling(temperature, sample_top_k, sample_top_p, seed), pair.target
+    sampling, target = Sampling(temperature, sample_top_k, sample_top_p), pair.target
     noise = PositionNoise(seed, target.vocab_size, target.device)
     cache = TargetCache(target.model, len(prompt_ids) + max_new_tokens)
-    zero = torch.zeros(1, dtype=torch.int64, device=target.device)
-    step = torch.tensor(list(prompt_ids), device=target.device)
+    zero = torch.zeros(1, 1, dtype=torch.int64, device=target.device)
+    prompt = torch.tensor(list(prompt_ids), device=target.device)
+    with torch.inference_mode():
+        for read in prompt.split(prefill_chunk):
+            hidden, _ = target.extend(read, cache)
     for position in range(len(prompt_ids), len(prompt_ids) + max_new_tokens):
         with torch.inference_mode():
-            hidden, _ = target.extend(step, cache)
-            logits = target.logits(hidden[-1:])
-            step = choose(logits, [position], zero, sampling, noise)
-            token, finite = torch.stack((step[0], logits.isfinite().all().long())).tolist()
+            logits = target.logits(hidden[None, -1:])
+            step = choose(logits, [position], zero, sampling, [noise])[0]
+            token, finite = torch.cat((step, logits.isfinite().all().long()[None])).tolist()
         if not finite:
-            raise ModelOutputError(f"the target's logits at position {position} are not finite; no token can be chosen")
+            raise ModelOutputError(
+                f"the target's lm_head returned NaN or infinite logits at position {position}; no token can be chosen"
+            )
         noise.forget_before(position)
         yield token
-        if token in pair.eos_token_ids:
+        if token in pair.eos_token_ids or position == len(prompt_ids) + max_new_tokens - 1:
             return
+        with torch.inference_mode():
+            hidden, _ = target.extend(step, cache)

@@ -1,9 +1,10 @@
 """One round of speculative decoding: target, draft head, draft tree, verification, and the session that runs them."""
 
+from radar_rl.speculative.batch import Round, SpeculativeBatch
 from radar_rl.speculative.hardware import HardwareProfile, tree_nodes
 from radar_rl.speculative.pair import Pair, load_pair
 from radar_rl.speculative.sampling import Sampling
-from radar_rl.speculative.session import Round, SpeculativeSession
+from radar_rl.speculative.session import SpeculativeSession
 from radar_rl.speculative.state import DraftState
 from radar_rl.speculative.tree import DraftTree
 
@@ -14,6 +15,7 @@ __all__ = [
     "Pair",
     "Round",
     "Sampling",
+    "SpeculativeBatch",
     "SpeculativeSession",
     "load_pair",
     "tree_nodes",

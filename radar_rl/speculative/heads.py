@@ -5,7 +5,8 @@ the head's output there predicts token i + 2. Past the committed text, a node's 
 Parameter names are those of SafeAILab's checkpoints, so a state dict loads as it is.
 """
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -14,14 +15,15 @@ from torch import Tensor, nn
 from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-from radar_rl.speculative.attention import rotate
+from radar_rl.speculative.attention import additive, fold, folded_attention, rotate
+from radar_rl.speculative.fast import linear, speed_up
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(query [B, H, m, D], key [B, K, m, D], value [B, K, m, D]) → [B, H, m, D]: stores keys, attends to what it should."""
 
 
 class RMSNorm(nn.Module):
-    """Root-mean-square norm, computed in float32 (Llama)."""
+    """Root-mean-square norm (Llama)."""
 
     def __init__(self, size: int, eps: float) -> None:
         super().__init__()
@@ -30,9 +32,20 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., size] → [..., size]."""
-        wide = x.float()
-        scaled = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)
-        return self.weight * scaled.to(x.dtype)
+        return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)
+
+
+def join(layers: Sequence[nn.Linear]) -> Callable[[Tensor], Tensor]:
+    """Several linear layers of one input as one matrix product; their weights become views of the joined one.
+
+    Returns:
+        [..., input] → [..., sum of the outputs].
+    """
+    weight = torch.cat([layer.weight.data for layer in layers])
+    biases: list[Any] = [layer.bias for layer in layers]
+    for layer, part in zip(layers, weight.split([layer.out_features for layer in layers]), strict=True):
+        layer.weight = nn.Parameter(part, requires_grad=False)
+    return linear(weight, None if biases[0] is None else torch.cat(biases))
 
 
 class Attention(nn.Module):
@@ -48,15 +61,19 @@ class Attention(nn.Module):
         self.k_proj = nn.Linear(input_size, self.kv_heads * self.head_dim, bias=bias)
         self.v_proj = nn.Linear(input_size, self.kv_heads * self.head_dim, bias=bias)
         self.o_proj = nn.Linear(self.heads * self.head_dim, config.hidden_size, bias=bias)
+        self.joined: Callable[[Tensor], Tensor] | None = None
+
+    def join(self) -> None:
+        """For inference: query, key and value in one product. The module must not change type or device after it."""
+        self.joined = join((self.q_proj, self.k_proj, self.v_proj))
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, attend: Attend) -> Tensor:
         """[B, m, input] → [B, m, hidden]; cos, sin: [B or 1, m, D]."""
         batch, m, _ = x.shape
-        query = self.q_proj(x).view(batch, m, self.heads, self.head_dim).transpose(1, 2)
-        key = self.k_proj(x).view(batch, m, self.kv_heads, self.head_dim).transpose(1, 2)
-        value = self.v_proj(x).view(batch, m, self.kv_heads, self.head_dim).transpose(1, 2)
-        cos, sin = cos[:, None], sin[:, None]
-        mixed = attend(rotate(query, cos, sin), rotate(key, cos, sin), value)
+        together = self.joined(x) if self.joined else torch.cat((self.q_proj(x), self.k_proj(x), self.v_proj(x)), -1)
+        together = together.view(batch, m, -1, self.head_dim).transpose(1, 2)  # [B, H + 2K, m, D]
+        turned = rotate(together[:, : self.heads + self.kv_heads], cos[:, None], sin[:, None])
+        mixed = attend(turned[:, : self.heads], turned[:, self.heads :], together[:, self.heads + self.kv_heads :])
         projected: Tensor = self.o_proj(mixed.transpose(1, 2).reshape(batch, m, -1))
         return projected
 
@@ -69,10 +86,16 @@ class MLP(nn.Module):
         self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
         self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+        self.joined: Callable[[Tensor], Tensor] | None = None
+
+    def join(self) -> None:
+        """For inference: gate and up in one product. The module must not change type or device after it."""
+        self.joined = join((self.gate_proj, self.up_proj))
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., hidden] → [..., hidden]."""
-        down: Tensor = self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        gate, up = self.joined(x).chunk(2, dim=-1) if self.joined else (self.gate_proj(x), self.up_proj(x))
+        down: Tensor = self.down_proj(F.silu(gate) * up)
         return down
 
 
@@ -100,8 +123,16 @@ class DraftHead(nn.Module):
         """Tables of the rotary embedding (with the config's scaling) for positions below ``length``."""
         positions = torch.arange(length)[None]
         cos, sin = LlamaRotaryEmbedding(self.config)(torch.zeros(1), positions)
+        sin[..., : sin.shape[-1] // 2].neg_()  # as ``rotate`` wants it
         self.register_buffer("cos", cos[0], persistent=False)  # [length, D]
         self.register_buffer("sin", sin[0], persistent=False)
+
+    def join(self) -> None:
+        """For inference: fewer and larger matrix products. The head must not change type or device after it."""
+        speed_up(self)
+        for module in self.modules():
+            if isinstance(module, Attention | MLP):
+                module.join()
 
     def condition(self, features: Tensor) -> Tensor:
         """The target's features as the head's hidden state: [..., feature_size] → [..., hidden]."""
@@ -208,39 +239,62 @@ class Eagle2Head(DraftHead):
 
 
 class DraftCache:
-    """Keys and values of the committed slots of one text, written in place.
+    """Keys and values of the committed slots of B texts, written in place, and room for a tree's slots behind them.
 
     Attributes:
-        keys, values: [K, capacity, D]; the first ``length`` slots are filled.
+        keys, values: [B, K, capacity, D].
+        lengths: committed slots of each text.
     """
 
-    def __init__(self, head: DraftHead, capacity: int) -> None:
+    def __init__(self, head: DraftHead, capacity: int, batch: int = 1) -> None:
         attention: Any = next(module for module in head.modules() if isinstance(module, Attention))
         like = attention.k_proj.weight
-        shape = (attention.kv_heads, capacity, attention.head_dim)
+        shape = (batch, attention.kv_heads, capacity, attention.head_dim)
         self.keys, self.values = like.new_zeros(shape), like.new_zeros(shape)
-        self.length = 0
+        self.group = attention.heads // attention.kv_heads
+        self.lengths = [0] * batch
 
-    def extend(self, head: DraftHead, features: Tensor, token_ids: Tensor) -> Tensor:
+    def row(self, index: int) -> "DraftCache":
+        """One text's part, in the same memory; its ``lengths`` are its own."""
+        part = copy.copy(self)
+        part.keys, part.values = self.keys[index : index + 1], self.values[index : index + 1]
+        part.lengths = [self.lengths[index]]
+        return part
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Let texts leave: the rows named here, ascending, move to the front; the others are forgotten."""
+        for to, row in enumerate(rows):
+            if to != row:
+                self.keys[to], self.values[to] = self.keys[row], self.values[row]
+        self.keys, self.values = self.keys[: len(rows)], self.values[: len(rows)]
+        self.lengths = [self.lengths[row] for row in rows]
+
+    def extend(self, head: DraftHead, features: Tensor, token_ids: Tensor, counts: Sequence[int]) -> Tensor:
         """Commit slots: the head's forward over new text.
 
         Args:
-            features: [m, feature_size] the target's features at tokens ``length`` … ``length + m - 1``.
-            token_ids: [m] the tokens that follow them.
+            features: [B, m, feature_size] the target's features at each text's tokens ``length`` … ``length + m - 1``.
+            token_ids: [B, m] the tokens that follow them.
+            counts: how many of the m slots each text commits; what is computed behind them is overwritten later.
 
         Returns:
-            [m, hidden], the head's outputs at the new slots.
+            [B, m, hidden], the head's outputs at the new slots.
         """
-        start, stop = self.length, self.length + len(token_ids)
-        positions = torch.arange(start, stop, device=token_ids.device)
-        visible = torch.arange(stop, device=token_ids.device) <= positions[:, None]  # [m, stop]
+        batch, m = token_ids.shape
+        starts = torch.tensor(self.lengths, device=token_ids.device)[:, None]
+        positions = starts + torch.arange(m, device=token_ids.device)  # [B, m]
+        stop = max(self.lengths) + m
+        visible = torch.arange(stop, device=token_ids.device) <= positions[:, :, None]
+        bias = fold(additive(visible, self.keys.dtype), self.group)
+        rows = torch.arange(batch, device=token_ids.device)[:, None]
 
         def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-            self.keys[:, start:stop], self.values[:, start:stop] = key[0], value[0]
-            group = query.shape[1] // key.shape[1]
-            keys = self.keys[:, :stop].repeat_interleave(group, dim=0)[None]
-            values = self.values[:, :stop].repeat_interleave(group, dim=0)[None]
-            return F.scaled_dot_product_attention(query, keys, values, attn_mask=visible)
+            if batch == 1:
+                self.keys[:, :, stop - m : stop], self.values[:, :, stop - m : stop] = key, value
+            else:
+                self.keys[rows, :, positions] = key.transpose(1, 2)
+                self.values[rows, :, positions] = value.transpose(1, 2)
+            return folded_attention(query, self.keys[:, :, :stop], self.values[:, :, :stop], bias)
 
-        self.length = stop
-        return head.layer(head.condition(features)[None], token_ids[None], positions[None], attend)[0]
+        self.lengths = [length + count for length, count in zip(self.lengths, counts, strict=True)]
+        return head.layer(head.condition(features), token_ids, positions, attend)

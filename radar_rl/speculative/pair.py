@@ -15,6 +15,7 @@ from transformers.utils import logging
 
 from radar_rl.errors import CheckpointError, InputError
 from radar_rl.speculative.checkpoints import identity, local_folder, read_config, read_tensors
+from radar_rl.speculative.fast import speed_up
 from radar_rl.speculative.heads import DraftHead, Eagle2Head, Eagle3Head
 from radar_rl.speculative.target import Target
 
@@ -129,6 +130,8 @@ def load_pair(
     wrapped = Target(model, eagle3=eagle3)
     head = _build_head(head_values, tensors, wrapped, eagle3)
     head = head.to(device=device, dtype=dtype).eval().requires_grad_(False)
+    head.join()
+    speed_up(model)
     target_identity, draft_identity = pair_identities(target, draft)
     tokenizer = None
     if (target_folder / "tokenizer_config.json").is_file():

@@ -5,6 +5,7 @@ softmax of the processed logits, with noise indexed by position. Two logits that
 decided differently by forward passes of different shapes; nothing else may.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -74,18 +75,31 @@ def process(logits: Tensor, sampling: Sampling) -> Tensor:
     return logits
 
 
-def choose(logits: Tensor, positions: list[int], rows: Tensor, sampling: Sampling, noise: PositionNoise) -> Tensor:
-    """The target's token after each verified node.
+def choose(
+    logits: Tensor,
+    first: list[int],
+    offsets: Tensor,
+    sampling: Sampling,
+    noises: Sequence[PositionNoise],
+    reach: int = 0,
+) -> Tensor:
+    """The target's token after each node of B texts.
 
     Args:
-        logits: [n, vocabulary] float32.
-        positions: absolute positions of the tokens to choose, one per depth.
-        rows: [n] int64, which of ``positions`` each node chooses for.
+        logits: [B, n, vocabulary] float32.
+        first: absolute position of the token after each text's root.
+        offsets: [B, n] int64, how far behind it each node's token stands, 0 … ``reach``.
+        sampling: temperature, top-k, top-p.
+        noises: each text's noise.
+        reach: the largest offset.
 
     Returns:
-        [n] int64.
+        [B, n] int64.
     """
     if sampling.temperature == 0:
         return logits.argmax(dim=-1)
-    drawn = torch.stack([noise.at(position) for position in positions])
-    return (process(logits, sampling) + drawn[rows]).argmax(dim=-1)
+    chosen = []
+    for row, (noise, position) in enumerate(zip(noises, first, strict=True)):
+        drawn = torch.stack([noise.at(position + offset) for offset in range(reach + 1)])
+        chosen.append((process(logits[row], sampling) + drawn[offsets[row]]).argmax(dim=-1))
+    return torch.stack(chosen)

@@ -5,16 +5,24 @@ and keeps the ``top_k`` best as a beam. Each further call expands every beam nod
 ``top_k``² as candidates, and keeps the ``top_k`` best by cumulative log-probability as the next beam.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
+from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from radar_rl.speculative.attention import tree_attention
-from radar_rl.speculative.heads import DraftCache, DraftHead
+from radar_rl.speculative.attention import (
+    NEGATIVE_INFINITY,
+    additive,
+    fold,
+    folded_attention,
+    shared_prefix_attention,
+)
+from radar_rl.speculative.heads import Attend, DraftCache, DraftHead
 
 
 @dataclass(frozen=True)
@@ -49,11 +57,11 @@ class DraftTree:
 
 @dataclass(frozen=True)
 class Nodes:
-    """The nodes chosen for verification, B trees of n nodes each, root first.
+    """The nodes chosen for verification, B trees of n nodes each, root first; shorter trees end in padding.
 
     Attributes:
         tokens, parents, depths: [B, n] int64; a root's parent is 0, itself.
-        log_probs: [B, n].
+        log_probs: [B, n]; −∞ marks padding, whose other values mean nothing.
         ancestors: [B, n, n] bool; ``ancestors[b, i, j]``: j lies on the path from the root to i, i included.
     """
 
@@ -64,98 +72,178 @@ class Nodes:
     ancestors: Tensor
 
 
+class TreeSlots(Protocol):
+    """Where the keys and values of growing trees go, and which committed slots each tree sees."""
+
+    def attention(self, ancestors: Tensor, fed: int, rows: Tensor | None) -> Attend:
+        """The attention of the next k nodes of each tree.
+
+        Args:
+            ancestors: [B, k, fed + k] additive: which of its tree's slots each node sees, itself included.
+            fed: slots of the tree filled before.
+            rows: [B] int64, the trees that grow; None: all.
+        """
+
+
+class LiveSlots:
+    """Trees of B texts, each behind its own prefix: slots are written into the cache, behind the longest text."""
+
+    def __init__(self, cache: DraftCache) -> None:
+        self.cache, self.base = cache, max(cache.lengths)
+        like = cache.keys
+        if min(cache.lengths) == self.base:
+            self.prefix = like.new_zeros(len(cache.lengths), 1, self.base)
+        else:
+            lengths = torch.tensor(cache.lengths, device=like.device)[:, None, None]
+            self.prefix = additive(torch.arange(self.base, device=like.device) < lengths, like.dtype)
+
+    def attention(self, ancestors: Tensor, fed: int, rows: Tensor | None) -> Attend:
+        """See ``TreeSlots``."""
+        cache, k = self.cache, ancestors.shape[1]
+        start, stop = self.base + fed, self.base + fed + k
+        prefix = (self.prefix if rows is None else self.prefix[rows]).expand(-1, k, -1)
+        bias = fold(torch.cat((prefix, ancestors), dim=2), cache.group)
+
+        def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+            which = slice(None) if rows is None else rows
+            cache.keys[which, :, start:stop], cache.values[which, :, start:stop] = key, value
+            return folded_attention(query, cache.keys[which, :, :stop], cache.values[which, :, :stop], bias)
+
+        return attend
+
+
+class SharedSlots:
+    """Trees of B positions of one text, whose prefixes are parts of one another: the prefix is stored once.
+
+    Args:
+        cache: of the one text, all its slots committed.
+        positions: [B] int64, index of each root token; the tree of position t sees slots 0 … t − 1.
+        prefix: the largest of ``positions``.
+        capacity: slots of each tree.
+    """
+
+    def __init__(self, cache: DraftCache, positions: Tensor, prefix: int, capacity: int) -> None:
+        self.keys, self.values = cache.keys[0, :, :prefix], cache.values[0, :, :prefix]
+        self.visible = torch.arange(prefix, device=positions.device) < positions[:, None]  # [B, prefix]
+        kv, width = cache.keys.shape[1], cache.keys.shape[3]
+        self.tree_keys = cache.keys.new_empty(len(positions), kv, capacity, width)
+        self.tree_values = torch.empty_like(self.tree_keys)
+
+    def attention(self, ancestors: Tensor, fed: int, rows: Tensor | None) -> Attend:
+        """See ``TreeSlots``; all trees grow together."""
+        stop = fed + ancestors.shape[1]
+
+        def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+            self.tree_keys[:, :, fed:stop], self.tree_values[:, :, fed:stop] = key, value
+            keys, values = self.tree_keys[:, :, :stop], self.tree_values[:, :, :stop]
+            return shared_prefix_attention(query, self.keys, self.values, self.visible, keys, values, ancestors)
+
+        return attend
+
+
 class TreeGrowth:
-    """Candidates of B positions' trees, one draft call after the other.
+    """Candidates of B trees, one draft call after the other.
 
     Args:
         head: the draft head.
-        cache: committed slots of the text, shared by all positions.
-        positions: [B] int64, index of each root token; the tree of position t sees slots 0 … t − 1.
-        root_hidden: [B, hidden], the head's output at slot t − 1.
+        slots: the trees' part of its memory.
+        positions: [B] int64, index of each root token.
+        root_hidden: [B, hidden], the head's output at the slot before the root.
         top_k: beam width.
         max_depth: draft calls that may be made.
-        prefix: the largest of ``positions``, known to the host: slots of the cache that some position sees.
         first_width: children of the root to score; the first ``top_k`` of them are the beam.
 
     Attributes:
-        depth: draft calls made.
-        tokens, scores, parents: [B, C]: candidate token ids (the target's), cumulative log-probabilities, and the
-            candidate index of each one's parent (−1: the root). Level 1 fills the first ``top_k`` columns, level ℓ the
-            next ``top_k``².
+        depth: draft calls made for the deepest tree.
+        depths: draft calls made for each tree.
+        tokens, scores, parents: [B, C]: candidate token ids (the target's), cumulative log-probabilities (−∞ where
+            no candidate stands yet), and the candidate index of each one's parent (−1: the root). Level 1 fills the
+            first ``top_k`` columns, level ℓ the next ``top_k``².
         wide_tokens, wide_scores: [B, first_width], all scored children of the root, best first.
-        beam_scores: [B, top_k], scores of the newest beam, descending.
+        beam_scores, beam_tokens: [B, top_k], scores (descending) and token ids of each tree's newest beam.
+        hidden: [B, top_k, hidden], the head's outputs at the parents of the newest beam.
     """
 
     def __init__(
         self,
         head: DraftHead,
-        cache: DraftCache,
+        slots: TreeSlots,
         positions: Tensor,
         root_hidden: Tensor,
         *,
         top_k: int,
         max_depth: int,
-        prefix: int,
         first_width: int | None = None,
     ) -> None:
         batch, device = len(positions), positions.device
-        self.head, self.positions, self.top_k, self.max_depth = head, positions, top_k, max_depth
-        self.prefix_keys, self.prefix_values = cache.keys[:, :prefix], cache.values[:, :prefix]
-        self.prefix_mask = None if batch == 1 else torch.arange(prefix, device=device) < positions[:, None]  # [B, S]
-        candidates, slots = top_k + (max_depth - 1) * top_k**2, (max_depth - 1) * top_k
+        self.head, self.slots, self.top_k, self.max_depth = head, slots, top_k, max_depth
+        self.positions = positions[:, None]
+        candidates = top_k + (max_depth - 1) * top_k**2
         self.tokens = torch.zeros(batch, candidates, dtype=torch.int64, device=device)
         self.parents = torch.full((batch, candidates), -1, dtype=torch.int64, device=device)
-        kv, width = cache.keys.shape[0], cache.keys.shape[2]
-        self.tree_keys = cache.keys.new_empty(batch, kv, slots, width)
-        self.tree_values = cache.keys.new_empty(batch, kv, slots, width)
+        self.scores = torch.full((batch, candidates), NEGATIVE_INFINITY, device=device)
 
         log_probs = head.logits(root_hidden).float().log_softmax(dim=-1)  # [B, draft vocabulary]
         best = log_probs.topk(max(top_k, first_width or 0), dim=-1)
         self.wide_tokens, self.wide_scores = head.draft_to_target[best.indices], best.values
-        self.scores = best.values.new_zeros(batch, candidates)
-        self.tokens[:, :top_k], self.scores[:, :top_k] = self.wide_tokens[:, :top_k], best.values[:, :top_k]
-        self.depth = 1
-        self.beam = torch.arange(top_k, device=device).expand(batch, -1)  # [B, k] candidate indices
+        self.depth, self.depths = 1, [1] * batch
         self.beam_scores = best.values[:, :top_k]
-        self.hidden = root_hidden[:, None].expand(-1, top_k, -1)  # [B, k, hidden] outputs of the beam's parents
-        self.eye = torch.eye(top_k, dtype=torch.bool, device=device).expand(batch, -1, -1)
-        self.mask = self.eye.new_empty(batch, top_k, 0)  # [B, k, slots so far]: the beam's ancestors
+        self.beam_tokens = self.wide_tokens[:, :top_k]
+        self.tokens[:, :top_k], self.scores[:, :top_k] = self.beam_tokens, self.beam_scores
+        self._beam = torch.arange(top_k, device=device).expand(batch, -1)  # [B, k] candidate indices
+        self.hidden = root_hidden[:, None].expand(-1, top_k, -1)
+        itself = torch.eye(top_k, dtype=torch.bool, device=device)
+        self._itself = additive(itself, root_hidden.dtype).expand(batch, -1, -1)
+        self._ancestors = self._itself[:, :, :0]  # [B, k, slots so far] additive
 
     @property
     def width(self) -> int:
-        """Candidates so far (level 1 counted as ``top_k``)."""
+        """Candidates of the deepest tree (level 1 counted as ``top_k``)."""
         return self.top_k + (self.depth - 1) * self.top_k**2
 
-    def grow(self) -> None:
-        """Make the next draft call: feed the beam, add its children as candidates, choose the next beam."""
-        k, fed = self.top_k, (self.depth - 1) * self.top_k
-        mask = torch.cat((self.mask, self.eye), dim=2)  # a node sees its ancestors and itself
+    def grow(self, rows: Sequence[int] | None = None) -> None:
+        """Make the next draft call: feed the beam, add its children as candidates, choose the next beam.
 
-        def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-            self.tree_keys[:, :, fed : fed + k], self.tree_values[:, :, fed : fed + k] = key, value
-            keys, values = self.tree_keys[:, :, : fed + k], self.tree_values[:, :, : fed + k]
-            return tree_attention(query, self.prefix_keys, self.prefix_values, self.prefix_mask, keys, values, mask)
+        Args:
+            rows: the trees that grow, all of ``depth`` calls; None: all.
+        """
+        k, fed, first = self.top_k, (self.depth - 1) * self.top_k, self.width
+        which = None if rows is None else torch.tensor(rows, device=self.tokens.device)
 
-        beam_tokens = self.tokens.gather(1, self.beam)
-        positions = (self.positions + self.depth - 1)[:, None].expand(-1, k)
-        output = self.head.layer(self.hidden, beam_tokens, positions, attend)  # [B, k, hidden]
-        log_probs = self.head.logits(output).float().log_softmax(dim=-1)
-        best = log_probs.topk(k, dim=-1)  # [B, k, k]
-        scores = (best.values + self.beam_scores[:, :, None]).flatten(1)  # [B, k²]
+        def of(state: Tensor) -> Tensor:
+            return state if which is None else state[which]
 
-        first = self.width
-        self.tokens[:, first : first + k * k] = self.head.draft_to_target[best.indices].flatten(1)
-        self.scores[:, first : first + k * k] = scores
-        self.parents[:, first : first + k * k] = self.beam.repeat_interleave(k, dim=1)
-
+        ancestors = torch.cat((of(self._ancestors), of(self._itself)), dim=2)  # a node sees its ancestors and itself
+        attend = self.slots.attention(ancestors, fed, which)
+        positions = of(self.positions) + (self.depth - 1)  # [B, 1], the same for the whole level
+        output = self.head.layer(of(self.hidden), of(self.beam_tokens), positions, attend)  # [B, k, hidden]
+        best = self.head.logits(output).float().log_softmax(dim=-1).topk(k, dim=-1)  # [B, k, k]
+        scores = (best.values + of(self.beam_scores)[:, :, None]).flatten(1)  # [B, k²]
+        tokens = self.head.draft_to_target[best.indices].flatten(1)
         ordered = scores.sort(dim=1, descending=True, stable=True)  # ties by candidate index
         chosen = ordered.indices[:, :k]
-        self.beam_scores = ordered.values[:, :k]
-        self.beam = chosen + first
         parent = chosen // k  # [B, k] index into the old beam
-        self.hidden = output.gather(1, parent[:, :, None].expand(-1, -1, output.shape[2]))
-        self.mask = mask.gather(1, parent[:, :, None].expand(-1, -1, mask.shape[2]))
+
+        columns = slice(first, first + k * k)
+        into = slice(None) if which is None else which
+        self.tokens[into, columns], self.scores[into, columns] = tokens, scores
+        self.parents[into, columns] = of(self._beam).repeat_interleave(k, dim=1)
+        hidden = output.gather(1, parent[:, :, None].expand(-1, -1, output.shape[2]))
+        ancestors = ancestors.gather(1, parent[:, :, None].expand(-1, -1, ancestors.shape[2]))
+        newest = (ordered.values[:, :k], tokens.gather(1, chosen), chosen + first, hidden)
+        if which is None:
+            self.beam_scores, self.beam_tokens, self._beam, self.hidden = newest
+            self._ancestors = ancestors
+        else:
+            before = (self.beam_scores, self.beam_tokens, self._beam, self.hidden)
+            self.beam_scores, self.beam_tokens, self._beam, self.hidden = (
+                old.index_copy(0, which, new) for old, new in zip(before, newest, strict=True)
+            )
+            wider = ancestors.new_zeros(len(self.depths), *ancestors.shape[1:])
+            self._ancestors = wider.index_copy(0, which, ancestors)
         self.depth += 1
+        for row in range(len(self.depths)) if rows is None else rows:
+            self.depths[row] += 1
 
     def select(self, root_tokens: Tensor, tree_size: int, widen_first_level: bool = False) -> Nodes:
         """The nodes to verify: the root and the best candidates by cumulative log-probability (EAGLE's reranking).
@@ -165,40 +253,66 @@ class TreeGrowth:
         Args:
             root_tokens: [B] int64.
             tree_size: nodes, root included; with fewer candidates, all of them.
-            widen_first_level: after call 1, use all ``first_width`` scored children.
+            widen_first_level: trees of one call offer all ``first_width`` scored children.
 
         Returns:
             Nodes in candidate order.
         """
-        if widen_first_level and self.depth == 1:
-            tokens, scores = self.wide_tokens[:, : tree_size - 1], self.wide_scores[:, : tree_size - 1]
-            parents = torch.full_like(tokens, -1)
-        else:
-            tokens, scores, parents = (x[:, : self.width] for x in (self.tokens, self.scores, self.parents))
-        batch, width = tokens.shape
-        n = min(tree_size - 1, width)
-        kept = scores.sort(dim=1, descending=True, stable=True).indices[:, :n].sort(dim=1).values  # [B, n]
-        node_of = torch.zeros(batch, width + 1, dtype=torch.int64, device=tokens.device)  # last column: the root
-        node_of.scatter_(1, kept, torch.arange(1, n + 1, device=tokens.device).expand(batch, -1))
-        node_parents = node_of.gather(1, parents.gather(1, kept) % (width + 1))  # −1 wraps to the root's column
+        k, device = self.top_k, self.tokens.device
+        tokens, scores, parents = (x[:, : self.width] for x in (self.tokens, self.scores, self.parents))
+        levels = candidate_levels(k, self.max_depth, device)[: self.width]
+        if widen_first_level and 1 in self.depths:
+            shallow = torch.tensor([depth == 1 for depth in self.depths], device=device)[:, None]
+            more = self.wide_scores[:, k:].masked_fill(~shallow, NEGATIVE_INFINITY)
+            tokens, scores = torch.cat((tokens, self.wide_tokens[:, k:]), 1), torch.cat((scores, more), 1)
+            parents = torch.nn.functional.pad(parents, (0, more.shape[1]), value=-1)
+            levels = torch.nn.functional.pad(levels, (0, more.shape[1]), value=1)
+        return chosen_nodes(root_tokens, tokens, scores, parents, levels, tree_size, self.depth)
 
-        def rooted(value: Tensor, root: Tensor) -> Tensor:
-            return torch.cat((root[:, None], value), dim=1)
 
-        zero = torch.zeros(batch, dtype=torch.int64, device=tokens.device)
-        all_parents = rooted(node_parents, zero)
-        depths = rooted((kept - self.top_k).clamp(min=-1).div(self.top_k**2, rounding_mode="floor") + 2, zero)
-        if widen_first_level and self.depth == 1:
-            depths[:, 1:] = 1
-        ancestors = torch.eye(n + 1, dtype=torch.bool, device=tokens.device).repeat(batch, 1, 1)
-        ancestor = all_parents
-        for _ in range(self.depth):
-            ancestors.scatter_(2, ancestor[:, :, None], True)
-            ancestor = all_parents.gather(1, ancestor)
-        return Nodes(
-            tokens=rooted(tokens.gather(1, kept), root_tokens),
-            parents=all_parents,
-            depths=depths,
-            log_probs=rooted(scores.gather(1, kept), torch.zeros_like(scores[:, 0])),
-            ancestors=ancestors,
-        )
+@lru_cache
+def candidate_levels(top_k: int, max_depth: int, device: torch.device) -> Tensor:
+    """Depth of each candidate's node: [C] int64."""
+    counts = torch.tensor([top_k] + [top_k**2] * (max_depth - 1), device=device)
+    return torch.arange(1, max_depth + 1, device=device).repeat_interleave(counts)
+
+
+def chosen_nodes(
+    root_tokens: Tensor, tokens: Tensor, scores: Tensor, parents: Tensor, levels: Tensor, tree_size: int, depth: int
+) -> Nodes:
+    """The root and the ``tree_size - 1`` best of C candidates, as trees.
+
+    Args:
+        root_tokens: [B] int64.
+        tokens, scores, parents: [B, C], as in ``TreeGrowth``; no score exceeds its parent's, and parents come first.
+        levels: [C] int64, depth of each candidate's node.
+        tree_size: nodes, root included.
+        depth: the largest level.
+
+    Returns:
+        Nodes in candidate order.
+    """
+    batch, width = tokens.shape
+    n = min(tree_size - 1, width)
+    best = scores.sort(dim=1, descending=True, stable=True)
+    padding = best.values[:, :n] == NEGATIVE_INFINITY
+    kept = (best.indices[:, :n] + width * padding).sort(dim=1).values % width  # [B, n], padding last
+    node_of = torch.zeros(batch, width + 1, dtype=torch.int64, device=tokens.device)  # last column: the root
+    node_of.scatter_(1, kept, torch.arange(1, n + 1, device=tokens.device).expand(batch, -1))
+
+    def rooted(value: Tensor, root: Tensor) -> Tensor:
+        return torch.cat((root[:, None], value), dim=1)
+
+    zero = torch.zeros_like(root_tokens)
+    all_parents = rooted(node_of.gather(1, parents.gather(1, kept) % (width + 1)), zero)  # −1 wraps to the root
+    # A step leads to a node itself or to its parent; squared often enough, it leads to every ancestor.
+    step = torch.eye(n + 1, device=tokens.device).repeat(batch, 1, 1).scatter_(2, all_parents[:, :, None], 1.0)
+    for _ in range((depth - 1).bit_length()):
+        step = step @ step
+    return Nodes(
+        tokens=rooted(tokens.gather(1, kept), root_tokens),
+        parents=all_parents,
+        depths=rooted(levels[kept], zero),
+        log_probs=rooted(scores.gather(1, kept), torch.zeros_like(scores[:, 0])),
+        ancestors=step > 0,
+    )

@@ -133,12 +133,8 @@ def distillation_loss(
 
 def _teacher(target: Target, token_ids: Tensor) -> tuple[Tensor, Tensor]:
     """Last hidden states [B, T, hidden] and features [B, T, F] of a batch; padding comes last and is unseen."""
-    captured: dict[int, Tensor] = {}
-    with target.capturing(captured):
-        hidden: Tensor = target.decoder(input_ids=token_ids, use_cache=False).last_hidden_state
-    if not captured:
-        return hidden, hidden
-    return hidden, torch.cat([captured[i] for i in target.feature_layers], dim=-1)
+    hidden: Tensor = target.decoder(input_ids=token_ids, use_cache=False).last_hidden_state
+    return hidden, target.features(hidden)
 
 
 def draft_vocabulary(texts: Texts, size: int, vocab_size: int) -> tuple[Tensor, float]:

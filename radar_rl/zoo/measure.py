@@ -81,12 +81,12 @@ def forward_seconds(pair: Pair, repeats: int = 50) -> Mapping[str, float]:
         for _ in range(repeats):
             target_cache, draft_cache = TargetCache(pair.target.model, 256), DraftCache(pair.head, 256)
             _, features = pair.target.extend(text[:128], target_cache)
-            draft_cache.extend(pair.head, features[:-1], text[1:128])
+            draft_cache.extend(pair.head, features[None, :-1], text[None, 1:128], [127])
             start = time.perf_counter()
             hidden, newest = pair.target.extend(text[128:], target_cache)
             pair.target.logits(hidden)
             middle = time.perf_counter()
-            pair.head.logits(draft_cache.extend(pair.head, newest, text[128:]))
+            pair.head.logits(draft_cache.extend(pair.head, newest[None], text[None, 128:], [1]))
             times["head"].append(time.perf_counter() - middle)
             times["target"].append(middle - start)
     return {name: float(np.median(seconds)) for name, seconds in times.items()}

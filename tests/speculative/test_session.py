@@ -138,7 +138,7 @@ def test_nan_from_either_model_raises_and_emits_nothing(pocket: Pair, monkeypatc
     session.begin()
     monkeypatch.setattr(pocket.target, "output_layer", lambda hidden: torch.full((*hidden.shape[:-1], 4096), torch.nan))
     before = list(session.token_ids)
-    with pytest.raises(ModelOutputError, match="target"):
+    with pytest.raises(ModelOutputError, match="target's lm_head"):
         session.verify()
     assert session.token_ids == before
     monkeypatch.undo()
@@ -146,8 +146,12 @@ def test_nan_from_either_model_raises_and_emits_nothing(pocket: Pair, monkeypatc
     monkeypatch.setattr(
         type(pocket.head), "logits", lambda self, hidden: torch.full((*hidden.shape[:-1], 64), torch.nan)
     )
-    with pytest.raises(ModelOutputError, match="head"):
-        session.begin()
+    before = list(session.token_ids)
+    with pytest.raises(ModelOutputError, match="draft head's lm_head"):
+        _ = session.begin().confidences
+    with pytest.raises(ModelOutputError, match="draft head's lm_head"):  # also under a policy that never looks
+        session.verify()
+    assert session.token_ids == before
 
 
 def test_the_law_of_a_token_is_the_softmax_of_the_processed_logits() -> None:
@@ -156,10 +160,10 @@ def test_the_law_of_a_token_is_the_softmax_of_the_processed_logits() -> None:
     expected = process(logits, sampling).softmax(-1)[0].numpy()
     draws = 20_000
     counts = np.zeros(6)
-    zero = torch.zeros(1, dtype=torch.int64)
+    zero = torch.zeros(1, 1, dtype=torch.int64)
     noise = PositionNoise(3, 6, torch.device("cpu"))
     for position in range(draws):
-        counts[int(choose(logits, [position], zero, sampling, noise))] += 1
+        counts[int(choose(logits[None], [position], zero, sampling, [noise]))] += 1
     kept = expected > 0
     assert counts[~kept].sum() == 0
     chi_square = ((counts[kept] - draws * expected[kept]) ** 2 / (draws * expected[kept])).sum()

@@ -7,7 +7,7 @@ import torch
 from radar_rl.speculative import load_pair
 from radar_rl.speculative.heads import DraftCache
 from radar_rl.speculative.target import TargetCache
-from radar_rl.speculative.tree import TreeGrowth
+from radar_rl.speculative.tree import LiveSlots, TreeGrowth
 from radar_rl.zoo.head import training_time_test
 
 
@@ -19,12 +19,12 @@ def test_each_step_gives_the_outputs_that_drafting_the_text_itself_gives(tiny_pa
         _, features = pair.target.extend(tokens, TargetCache(pair.target.model, 20))
         trained = [hidden[0] for hidden, _ in training_time_test(pair.head, features[None], tokens[None], unroll)]
         cache = DraftCache(pair.head, 20)
-        committed = cache.extend(pair.head, features[:root], tokens[1 : root + 1])
+        committed = cache.extend(pair.head, features[None, :root], tokens[None, 1 : root + 1], [root])[0]
         torch.testing.assert_close(committed, trained[0][:root], atol=1e-5, rtol=1e-4)
         growth = TreeGrowth(
-            pair.head, cache, torch.tensor([root]), committed[-1:], top_k=1, max_depth=unroll, prefix=root
+            pair.head, LiveSlots(cache), torch.tensor([root]), committed[-1:], top_k=1, max_depth=unroll
         )
         for step in range(1, unroll):
-            growth.tokens[0, growth.beam[0]] = tokens[root + step]  # the chain drafts the text itself
+            growth.beam_tokens[:] = tokens[root + step]  # the chain drafts the text itself
             growth.grow()
             torch.testing.assert_close(growth.hidden[0, 0], trained[step][root - 1], atol=1e-5, rtol=1e-4)

@@ -1,0 +1,362 @@
+"""The heart: texts being decoded side by side, round by round. Everything that runs rounds runs them through here.
+
+A round of B texts: every text makes draft call 1; those whose policy continues make further calls together; then one
+forward pass of the target verifies all trees. A text that ends leaves the batch.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from radar_rl.errors import InputError, ModelOutputError
+from radar_rl.speculative.heads import DraftCache
+from radar_rl.speculative.pair import Pair
+from radar_rl.speculative.sampling import PositionNoise, Sampling, choose
+from radar_rl.speculative.state import Confidences, DraftState
+from radar_rl.speculative.target import TargetCache
+from radar_rl.speculative.tree import DraftTree, LiveSlots, Nodes, TreeGrowth
+
+
+@dataclass(frozen=True)
+class Round:
+    """What one round did to one text.
+
+    Attributes:
+        position: index of the root token in prompt + completion.
+        draft_calls: levels drafted.
+        accepted: draft tokens accepted, cut where the text ends.
+        emitted: the tokens the round added to the text: the accepted ones and the bonus token, cut where it ends.
+        arrays: [4, nodes] float64: token, parent, depth and cumulative log-probability of each node.
+    """
+
+    position: int
+    draft_calls: int
+    accepted: int
+    emitted: tuple[int, ...]
+    arrays: NDArray[np.float64]
+
+    @property
+    def nodes(self) -> int:
+        """Nodes verified, root included."""
+        return int(self.arrays.shape[1])
+
+    @cached_property
+    def tree(self) -> DraftTree:
+        """The verified tree, root first, root's parent −1."""
+        tokens, parents, depths = self.arrays[:3].astype(np.int64)
+        parents[0] = -1
+        return DraftTree(tokens, parents, depths, self.arrays[3].astype(np.float32))
+
+
+class Text:
+    """One text of a batch.
+
+    Attributes:
+        prompt_length: tokens of the prompt.
+        token_ids: new tokens.
+        finished: whether the text has ended.
+        noise: of its sampling.
+    """
+
+    def __init__(self, prompt_length: int, max_new_tokens: int, eos: frozenset[int], noise: PositionNoise) -> None:
+        self.prompt_length, self.max_new_tokens, self.eos, self.noise = prompt_length, max_new_tokens, eos, noise
+        self.token_ids: list[int] = []
+        self.finished = False
+
+    @property
+    def position(self) -> int:
+        """Index of the root token, the last one emitted, in prompt + completion."""
+        return self.prompt_length + len(self.token_ids) - 1
+
+    def emit(self, tokens: list[int]) -> list[int]:
+        """Add tokens, cut where the text ends; returns those added."""
+        tokens = tokens[: self.max_new_tokens - len(self.token_ids)]
+        ends = [i for i, token in enumerate(tokens) if token in self.eos]
+        if ends:
+            tokens = tokens[: ends[0] + 1]
+        self.token_ids.extend(tokens)
+        self.finished = bool(ends) or len(self.token_ids) >= self.max_new_tokens
+        return tokens
+
+
+class SpeculativeBatch:
+    """Decodes texts side by side: ``begin()`` a round, ``draft()`` more levels, ``verify()``, until none is active.
+
+    Construction prefills the prompts, one after the other in chunks, and emits each text's first token, the first
+    round's root. A text is the same whatever stands beside it, up to ties of two logits within floating-point error.
+
+    Args:
+        pair: target and draft head.
+        prompts: each text's prompt, token ids, not empty.
+        seeds: names of each text's noise; None: ``seed`` for all.
+        max_new_tokens: length at which a text is cut, in tokens.
+        max_depth: most draft calls in a round.
+        top_k: beam width; 1 drafts chains.
+        tree_size: nodes verified, root included.
+        temperature, sample_top_k, sample_top_p, seed: see ``Sampling``.
+        widen_first_level: verify ``tree_size - 1`` children of the root when a round stops after call 1 (RADAR).
+        prefill_chunk: prompt tokens that pass through the models at once; bounds the memory of long prompts.
+
+    Attributes:
+        texts: all of them, in the order of ``prompts``.
+        active: indices of those that have not ended, ascending.
+
+    Raises:
+        InputError: a prompt is empty, holds ids outside the vocabulary, or does not fit the context.
+        ModelOutputError: a model returned NaN or infinite logits.
+    """
+
+    def __init__(
+        self,
+        pair: Pair,
+        prompts: Sequence[Sequence[int]],
+        *,
+        seeds: Sequence[int] | None = None,
+        max_new_tokens: int = 96,
+        max_depth: int = 8,
+        top_k: int = 10,
+        tree_size: int = 60,
+        temperature: float = 0.0,
+        sample_top_k: int = 0,
+        sample_top_p: float = 1.0,
+        seed: int = 0,
+        widen_first_level: bool = False,
+        prefill_chunk: int = 512,
+    ) -> None:
+        seeds = [seed] * len(prompts) if seeds is None else seeds
+        if not prompts or len(seeds) != len(prompts) or prefill_chunk < 1:
+            raise InputError(
+                f"expected prompts, as many seeds, and prefill_chunk ≥ 1; got {len(prompts)} prompts, "
+                f"{len(seeds)} seeds and {prefill_chunk}"
+            )
+        for prompt_ids in prompts:
+            pair.check_prompt(prompt_ids, max_new_tokens)
+        pair.check_shape(max_depth, top_k, tree_size)
+        self.pair, self.max_depth, self.top_k, self.tree_size = pair, max_depth, top_k, tree_size
+        self.widen_first_level, self.prefill_chunk = widen_first_level, prefill_chunk
+        self.sampling = Sampling(temperature, sample_top_k, sample_top_p)
+        device = pair.target.device
+        self.texts = [
+            Text(len(ids), max_new_tokens, pair.eos_token_ids, PositionNoise(seed, pair.target.vocab_size, device))
+            for ids, seed in zip(prompts, seeds, strict=True)
+        ]
+        longest = max(len(ids) for ids in prompts) + max_new_tokens + max_depth
+        self._target_cache = TargetCache(pair.target.model, longest + tree_size, len(prompts))
+        self._draft_cache = DraftCache(pair.head, longest + (max_depth - 1) * top_k, len(prompts))
+        self._growth: TreeGrowth | None = None
+        with torch.inference_mode():
+            last = [self._prefill(i, torch.tensor(list(ids), device=device)) for i, ids in enumerate(prompts)]
+            self._features = torch.stack(last)  # [B, m, F] of tokens that the head has not read yet
+        roots = [[text.token_ids[-1]] for text in self.texts]
+        self._following = torch.tensor(roots, device=device)  # [B, m] the tokens that follow them, root last
+        self._counts = [1] * len(prompts)  # how many of the m each text has
+        self.active = list(range(len(prompts)))
+        self._leave()
+
+    def _prefill(self, index: int, prompt: Tensor) -> Tensor:
+        """Let both models read a prompt and emit the first token: the features at its last token, [1, F]."""
+        pair, text, length = self.pair, self.texts[index], len(prompt)
+        target_cache, draft_cache = self._target_cache.row(index), self._draft_cache.row(index)
+        for first in range(0, length, self.prefill_chunk):
+            chunk = prompt[first : first + self.prefill_chunk]
+            hidden, features = pair.target.extend(chunk, target_cache)
+            following = prompt[first + 1 : first + 1 + len(chunk)]  # the last token's is not known yet
+            if len(following):
+                draft_cache.extend(pair.head, features[None, : len(following)], following[None], [len(following)])
+        self._target_cache.lengths[index], self._draft_cache.lengths[index] = length, length - 1
+        logits = pair.target.logits(hidden[None, -1:])
+        if not bool(logits.isfinite().all()):
+            raise ModelOutputError(
+                "the target's lm_head returned NaN or infinite logits after the prompt; no token can be chosen"
+            )
+        zero = torch.zeros(1, 1, dtype=torch.int64, device=logits.device)
+        text.emit([int(choose(logits, [length], zero, self.sampling, [text.noise]))])
+        return features[-1:]
+
+    def begin(self) -> list[DraftState]:
+        """Start a round: let the head read the texts emitted since the last one, and make draft call 1.
+
+        Returns:
+            The state of each active text.
+        """
+        if self._growth is not None or not self.active:
+            raise RuntimeError("begin() needs texts that are between two rounds")
+        with torch.inference_mode():
+            hidden = self._draft_cache.extend(self.pair.head, self._features, self._following, self._counts)
+            self._growth = TreeGrowth(
+                self.pair.head,
+                LiveSlots(self._draft_cache),
+                torch.tensor([self.texts[i].position for i in self.active], device=hidden.device),
+                self._newest(hidden),
+                top_k=self.top_k,
+                max_depth=self.max_depth,
+                first_width=self.tree_size - 1 if self.widen_first_level else None,
+            )
+        shape = (len(self.active), self.max_depth, self.top_k)
+        self._confidences = np.full(shape, -np.inf, dtype=np.float16)
+        self._unread = [(0, list(range(len(self.active))), self._growth.beam_scores)]
+        return self._states(range(len(self.active)), self._growth)
+
+    def draft(self, rows: Sequence[int] | None = None) -> list[DraftState]:
+        """Make one more draft call: trees grow by a level.
+
+        Args:
+            rows: which of the active texts continue (indices into ``active``), all of which have continued so far;
+                None: all of them.
+
+        Returns:
+            The states of those texts.
+        """
+        growth = self._growth
+        if growth is None or growth.depth >= self.max_depth:
+            raise RuntimeError(f"draft() needs a round in progress with fewer than max_depth = {self.max_depth} calls")
+        rows = range(len(self.active)) if rows is None else rows
+        if not rows or any(growth.depths[row] != growth.depth for row in rows):
+            raise RuntimeError("draft() needs texts that have continued so far; a text that stopped waits for verify()")
+        with torch.inference_mode():
+            growth.grow(None if len(rows) == len(self.active) else rows)
+        scores = growth.beam_scores if len(rows) == len(self.active) else growth.beam_scores[list(rows)]
+        self._unread.append((growth.depth - 1, list(rows), scores))
+        return self._states(rows, growth)
+
+    def verify(self) -> list[Round]:
+        """End the round: one target forward over the trees, accept paths, emit them and the bonus tokens.
+
+        Returns:
+            The round of each text that was active.
+        """
+        growth = self._growth
+        if growth is None:
+            raise RuntimeError("verify() needs a round in progress: call begin() first")
+        target, texts = self.pair.target, [self.texts[i] for i in self.active]
+        starts = [text.position for text in texts]
+        with torch.inference_mode():
+            nodes = growth.select(self._newest(self._following), self.tree_size, self.widen_first_level)
+            positions = growth.positions + nodes.depths
+            hidden, features = target.forward(nodes.tokens, positions, self._visible(nodes), self._target_cache)
+            logits = target.logits(hidden)
+            reach = [start + 1 for start in starts]
+            choices = choose(logits, reach, nodes.depths, self.sampling, [text.noise for text in texts], growth.depth)
+            read = _read_back(nodes, choices, logits)  # the verification's one device → host read
+        self._check(read, growth, starts)
+        paths, rounds = [], []
+        for text, start, calls, (*arrays, choice, on_path, _) in zip(texts, starts, growth.depths, read, strict=True):
+            path = np.flatnonzero(on_path)  # root first
+            drafted = arrays[0][path[1:]].astype(np.int64).tolist()
+            emitted = text.emit([*drafted, int(choice[path[-1]])])
+            real = np.isfinite(arrays[3])
+            rounds.append(
+                Round(start, calls, min(len(drafted), len(emitted)), tuple(emitted), np.stack(arrays)[:, real])
+            )
+            paths.append(path)
+            text.noise.forget_before(text.position)
+        self._commit(paths, nodes.tokens, choices, features)
+        self._growth = None
+        self._leave()
+        return rounds
+
+    def _newest(self, new: Tensor) -> Tensor:
+        """Each text's last entry of what the head reads anew: [B, m, …] → [B, …]."""
+        if len(self._counts) == 1:
+            return new[:, -1]
+        ends = torch.tensor(self._counts, device=new.device) - 1
+        return new[torch.arange(len(ends), device=new.device), ends]
+
+    def _visible(self, nodes: Nodes) -> Tensor:
+        """[B, n, start + n] bool: every node sees its text and its ancestors."""
+        lengths, start = self._target_cache.lengths, self._target_cache.start
+        batch, n, _ = nodes.ancestors.shape
+        if min(lengths) == start:
+            committed = nodes.ancestors.new_ones(batch, 1, start)
+        else:
+            ends = torch.tensor(lengths, device=nodes.tokens.device)[:, None, None]
+            committed = torch.arange(start, device=nodes.tokens.device) < ends
+        return torch.cat((committed.expand(-1, n, -1), nodes.ancestors), dim=2)
+
+    def _check(self, read: NDArray[np.float64], growth: TreeGrowth, starts: Sequence[int]) -> None:
+        """No token is emitted from numbers that are none."""
+        for row, start in enumerate(starts):
+            if np.isnan(read[row, 3]).any():
+                raise ModelOutputError(
+                    f"the draft head's lm_head returned NaN in one of the round's {growth.depths[row]} draft calls "
+                    f"at position {start}"
+                )
+            if not read[row, 6].all():
+                raise ModelOutputError(
+                    f"the target's lm_head returned NaN or infinite logits over the draft tree at position {start}; "
+                    "no token can be chosen"
+                )
+
+    def _commit(self, paths: list[NDArray[np.int64]], tokens: Tensor, choices: Tensor, features: Tensor) -> None:
+        """Keep what the accepted paths left in the target's cache, and what the head has to read of them."""
+        self._counts = [len(path) for path in paths]
+        longest = max(self._counts)
+        padded = np.stack([np.pad(path, (0, longest - len(path)), mode="edge") for path in paths])
+        with torch.inference_mode():
+            kept = torch.from_numpy(padded).to(tokens.device)  # [B, longest], node indices, root first
+            rows = torch.arange(len(paths), device=tokens.device)[:, None]
+            self._target_cache.commit(kept, self._counts)
+            self._features = features[rows, kept]
+            # What follows a path's node is its next one, and the target's choice behind the last: all target's choices.
+            self._following = choices[rows, kept]
+
+    def _leave(self) -> None:
+        """Texts that have ended leave the batch."""
+        staying = [row for row, i in enumerate(self.active) if not self.texts[i].finished]
+        if len(staying) == len(self.active):
+            return
+        self.active = [self.active[row] for row in staying]
+        if staying:
+            self._target_cache.keep(staying)
+            self._draft_cache.keep(staying)
+            self._features, self._following = self._features[staying], self._following[staying]
+            self._counts = [self._counts[row] for row in staying]
+
+    def _states(self, rows: Sequence[int], growth: TreeGrowth) -> list[DraftState]:
+        return [
+            DraftState(
+                self.texts[self.active[row]].position, growth.depth, self.max_depth, partial(self._confidences_of, row)
+            )
+            for row in rows
+        ]
+
+    def _confidences_of(self, row: int) -> Confidences:
+        """[max_depth, top_k] of one text, after the decision's one device → host read."""
+        if self._unread:
+            together = torch.cat([scores for _, _, scores in self._unread]).cpu().numpy()
+            if np.isnan(together).any():
+                raise ModelOutputError(f"the draft head's lm_head returned NaN in draft call {self._unread[-1][0] + 1}")
+            first = 0
+            for level, rows, _ in self._unread:
+                self._confidences[rows, level] = together[first : first + len(rows)]
+                first += len(rows)
+            self._unread = []
+        confidences: Confidences = self._confidences[row]
+        return confidences
+
+
+def _read_back(nodes: Nodes, choices: Tensor, logits: Tensor) -> NDArray[np.float64]:
+    """Which nodes the target's choices reach, read to the host in one piece.
+
+    A node is on the path if it and all its ancestors are the target's choice at their parents.
+
+    Args:
+        choices: [B, n] int64, the target's token after each node.
+        logits: [B, n, vocabulary].
+
+    Returns:
+        [B, 7, n] float64: token, parent, depth, log-probability, the target's choice after the node, on the path,
+        whether all logits are finite.
+    """
+    agrees = (choices.gather(1, nodes.parents) == nodes.tokens) & (nodes.log_probs > -torch.inf)
+    agrees[:, 0] = True
+    on_path = (agrees[:, None] | ~nodes.ancestors).all(dim=2)
+    finite = logits.sum(dim=2).isfinite()
+    columns = (nodes.tokens, nodes.parents, nodes.depths, nodes.log_probs, choices, on_path, finite)
+    read: NDArray[np.float64] = torch.stack([column.double() for column in columns], dim=1).cpu().numpy()
+    return read
