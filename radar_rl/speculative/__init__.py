@@ -1,6 +1,7 @@
 """One round of speculative decoding: target, draft head, draft tree, verification, and the session that runs them."""
 
 from radar_rl.speculative.hardware import HardwareProfile, tree_nodes
+from radar_rl.speculative.inflate import InflatedShape, inflate_pair
 from radar_rl.speculative.pair import Pair, load_pair
 from radar_rl.speculative.sampling import Sampling
 from radar_rl.speculative.session import Round, SpeculativeSession
@@ -11,10 +12,12 @@ __all__ = [
     "DraftState",
     "DraftTree",
     "HardwareProfile",
+    "InflatedShape",
     "Pair",
     "Round",
     "Sampling",
     "SpeculativeSession",
+    "inflate_pair",
     "load_pair",
     "tree_nodes",
 ]
