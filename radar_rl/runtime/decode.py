@@ -93,7 +93,7 @@ def decode(
             for ended in measured[0].rounds:
                 console.print(_explained(ended, pair))
         measured.append(_alone(pair, prompt_ids, options))
-        console.print(_table(measured))
+        console.print(_table(measured, pair))
 
 
 def _warm_up(pair: Pair, shape: Mapping[str, int], prompt_ids: Sequence[int], tokens: int) -> None:
@@ -170,16 +170,14 @@ def _explained(ended: Round, pair: Pair) -> Text:
     return line
 
 
-def _table(measured: Sequence[Measured]) -> Table:
+def _table(measured: Sequence[Measured], pair: Pair) -> Table:
     base = measured[-1]
-    table = Table(title=f"{len(measured[0].token_ids)} tokens; the text is the same for every row")
+    same = all(row.token_ids == base.token_ids for row in measured)
+    told = "the text is the same for every row" if same else "a near-tie of two logits was decided differently by a row"
+    table = Table(title=f"{pair.label}: {len(measured[0].token_ids)} tokens; {told}")
     for name, right in (("decoding", False), ("tokens/s", True), ("speedup", True), ("τ", True), ("draft calls", True)):
         table.add_column(name, justify="right" if right else "left")
     for row in measured:
-        if row.token_ids != base.token_ids:
-            table.title = (
-                f"{len(measured[0].token_ids)} tokens; a near-tie of two logits was decided differently by a row"
-            )
         rounds = len(row.rounds)
         table.add_row(
             row.name,

@@ -6,16 +6,17 @@ from typing import Any
 import torch
 
 from radar_rl.errors import ConfigError
+from radar_rl.speculative.inflate import InflatedShape, inflate_pair
 from radar_rl.speculative.pair import Pair, load_pair
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def pair_from_config(model: Mapping[str, Any]) -> Pair:
-    """Load the pair that a ``model`` mapping (target, draft, dtype, device) names.
+    """Load the pair that a ``model`` mapping (target, draft, dtype, device, optionally inflate) names.
 
     Raises:
-        ConfigError: an unknown dtype or a device that is not here.
+        ConfigError: an unknown dtype, a device that is not here, or a shape that the pair cannot be inflated to.
         InputError, CheckpointError: see ``load_pair``.
     """
     if model["dtype"] not in DTYPES:
@@ -23,4 +24,21 @@ def pair_from_config(model: Mapping[str, Any]) -> Pair:
     device = str(model["device"])
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ConfigError(f"model.device={device}: no CUDA device here; use model.device=cpu")
-    return load_pair(model["target"], model["draft"], dtype=DTYPES[model["dtype"]], device=device)
+    shape = inflated_shape(model)
+    pair = load_pair(model["target"], model["draft"], dtype=DTYPES[model["dtype"]], device=device)
+    return pair if shape is None else inflate_pair(pair, shape)
+
+
+def inflated_shape(model: Mapping[str, Any]) -> InflatedShape | None:
+    """The shape that a ``model`` mapping inflates its pair to; None if it has no ``inflate``.
+
+    Raises:
+        ConfigError: a size is missing, unknown or out of range.
+    """
+    if "inflate" not in model:
+        return None
+    try:
+        return InflatedShape(**model["inflate"])
+    except TypeError as error:
+        sizes = ", ".join(InflatedShape.__dataclass_fields__)
+        raise ConfigError(f"model.inflate: expected whole numbers for {sizes}; got {model['inflate']}") from error

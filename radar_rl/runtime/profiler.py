@@ -15,7 +15,7 @@ from radar_rl.errors import ConfigError
 from radar_rl.policies import LearnedPolicy, ObservationSpec
 from radar_rl.runtime.artifact import check_pair
 from radar_rl.runtime.decoder import autoregressive
-from radar_rl.runtime.models import pair_from_config
+from radar_rl.runtime.models import inflated_shape, pair_from_config
 from radar_rl.speculative.hardware import HardwareProfile
 from radar_rl.speculative.pair import Pair, pair_identities
 from radar_rl.speculative.session import SpeculativeSession
@@ -62,7 +62,7 @@ def measure(
             alone += _token_seconds(pair, prompt)
     where = f"{pair.target.device.type}, {platform.machine()}, {torch.get_num_threads()} threads"
     return HardwareProfile(
-        name=f"{pair.target_identity} on {where}",
+        name=f"{pair.label} on {where}",
         draft_seconds=tuple(float(np.median(times)) for times in draft),
         verify_nodes=tuple(sizes),
         verify_seconds=tuple(float(np.median(verify[size])) for size in sizes),
@@ -145,7 +145,9 @@ def resolve_hardware(
     if value is None:
         target, draft = pair_identities(model["target"], model["draft"])
         check_pair(made_by or {}, target, draft, allow_other_pair)
-        if not cache.is_file() or not HardwareProfile.load(cache).name.startswith(f"{target} "):
+        shape = inflated_shape(model)
+        label = target + (shape.label if shape else "")
+        if not cache.is_file() or not HardwareProfile.load(cache).name.startswith(f"{label} on "):
             profile(
                 out=str(cache), model=model, max_depth=max_depth, top_k=top_k, tree_size=tree_size, repeats=10, seed=0
             )

@@ -2,6 +2,7 @@
 
 from radar_rl.speculative.batch import Round, SpeculativeBatch
 from radar_rl.speculative.hardware import HardwareProfile, tree_nodes
+from radar_rl.speculative.inflate import InflatedShape, inflate_pair
 from radar_rl.speculative.pair import Pair, load_pair
 from radar_rl.speculative.sampling import Sampling
 from radar_rl.speculative.session import SpeculativeSession
@@ -12,11 +13,13 @@ __all__ = [
     "DraftState",
     "DraftTree",
     "HardwareProfile",
+    "InflatedShape",
     "Pair",
     "Round",
     "Sampling",
     "SpeculativeBatch",
     "SpeculativeSession",
+    "inflate_pair",
     "load_pair",
     "tree_nodes",
 ]

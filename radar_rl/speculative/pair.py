@@ -32,6 +32,7 @@ class Pair:
         eos_token_ids: tokens that end a text.
         max_positions: context length in tokens.
         target_identity, draft_identity: ``NAME@HASH`` of each model's weights.
+        inflated: the shape that the pair was inflated to, in words; empty for its own (see ``inflate_pair``).
     """
 
     target: Target
@@ -41,6 +42,12 @@ class Pair:
     max_positions: int
     target_identity: str
     draft_identity: str
+    inflated: str = ""
+
+    @property
+    def label(self) -> str:
+        """What tables and profiles call the pair: the target's identity, and the shape if that is not its own."""
+        return self.target_identity + self.inflated
 
     def check_prompt(self, prompt_ids: Sequence[int], max_new_tokens: int) -> None:
         """Refuse a prompt that cannot be decoded.
