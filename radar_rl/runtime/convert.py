@@ -53,9 +53,10 @@ def convert(*, source: str, out: str, to: Eagle3Format, target: str | None) -> N
 
 def _described_for(description: HeadDescription, values: dict[str, object], target: str) -> HeadDescription:
     """The description for a known target: checked, and without feature layers that are the usual ones anyway."""
-    sizes = [values.get(key) for key in ("vocab_size", "hidden_size", "num_hidden_layers")]
-    vocab_size, hidden_size, layers = (size if isinstance(size, int) else 0 for size in sizes)
-    if None in sizes:
+    sizes = [
+        size for key in ("vocab_size", "hidden_size", "num_hidden_layers") if isinstance(size := values.get(key), int)
+    ]
+    if len(sizes) != 3:
         raise CheckpointError(f"{target}: config.json: expected vocab_size, hidden_size and num_hidden_layers")
-    check_fit(description, vocab_size, hidden_size, layers)
+    check_fit(description, *sizes)
     return replace(description, feature_layers=None)

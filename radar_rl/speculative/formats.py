@@ -47,7 +47,7 @@ UNUSED_TENSORS = ("verifier_norm.weight", "verifier_lm_head.weight")
 
 # What a flat config must say, lest a default of LlamaConfig take its place.
 REQUIRED = ("vocab_size", "hidden_size", "intermediate_size", "num_attention_heads")
-# speculators always writes these two; where they are absent, it and vLLM assume different values.
+# speculators always writes these; without the last two, it and vLLM would assume different values.
 REQUIRED_SPECULATORS = ("transformer_layer_config", "draft_vocab_size", "norm_before_residual")
 # Written out in every config, as the defaults of the formats' own code differ.
 SPELT_OUT = (*REQUIRED, "num_key_value_heads", "rms_norm_eps", "head_dim", "max_position_embeddings")
@@ -183,7 +183,9 @@ def describe(values: Mapping[str, Any], format: Format) -> HeadDescription:
     layer_ids = values.get(LAYER_IDS) if nested else aside.pop(LAYER_IDS, None)
     asked = {name: bool(aside.pop(name, values.get(name))) for name in OPTIONS}
     if aside.pop("use_aux_hidden_state", True) is not True or any(aside.values()):
-        raise CheckpointError(f"draft head: eagle_config: expected features of three layers only, got {dict(aside)}")
+        raise CheckpointError(
+            f"draft head: eagle_config: expected {LAYER_IDS}, use_aux_hidden_state: true; got {values['eagle_config']}"
+        )
     _check_options(Eagle3Options(**asked), format)
     return HeadDescription(
         layer=layer,

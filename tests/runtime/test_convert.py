@@ -83,6 +83,8 @@ def test_the_target_is_checked_and_named(tmp_path: Path, tiny_pair: tuple[Path, 
     load_pair(tiny_pair[0], tmp_path / "out")
     with pytest.raises(CheckpointError, match="vocab_size: expected 4096, got 64"):
         convert(source=str(head), out=str(tmp_path / "other"), to="specforge", target="pocket")
+    with pytest.raises(CheckpointError, match="expected vocab_size, hidden_size and num_hidden_layers"):
+        convert(source=str(head), out=str(tmp_path / "other"), to="specforge", target=str(tmp_path / "out"))
     assert not (tmp_path / "other").exists()
 
 
