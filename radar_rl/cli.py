@@ -24,6 +24,7 @@ VERBS = {
     "evaluate": "radar_rl.evaluation.evaluate:evaluate",
     "export": "radar_rl.runtime.export:export",
     "decode": "radar_rl.runtime.decode:decode",
+    "convert": "radar_rl.runtime.convert:convert",
     "train-pair": "radar_rl.zoo.train_pair:train_pair",
 }
 

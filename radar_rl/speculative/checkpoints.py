@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from radar_rl.errors import CheckpointError, InputError
 
@@ -73,6 +74,24 @@ def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
             tensors.update(loaded)
         return tensors
     raise CheckpointError(f"{folder}: no weights; expected model.safetensors (or pytorch_model.bin)")
+
+
+def write_checkpoint(folder: Path, values: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> None:
+    """Write a checkpoint folder; ``config.json`` comes last, so a folder that has one is complete.
+
+    Raises:
+        InputError: there is something in the folder already.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder}: not an empty folder; name one to make")
+    folder.mkdir(parents=True, exist_ok=True)
+    # Tensors of a .bin may share memory, which safetensors refuses.
+    own = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
+    weights, config = folder / ".model.safetensors.tmp", folder / ".config.json.tmp"
+    save_file(own, weights, metadata={"format": "pt"})
+    weights.replace(folder / "model.safetensors")
+    config.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    config.replace(folder / "config.json")
 
 
 def identity(name: str, folder: Path) -> str:

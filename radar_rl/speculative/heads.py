@@ -7,6 +7,7 @@ Parameter names are those of SafeAILab's checkpoints, so a state dict loads as i
 
 import copy
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -156,14 +157,53 @@ class DraftHead(nn.Module):
         raise NotImplementedError
 
 
-class Eagle3Head(DraftHead):
-    """EAGLE-3: features of three target layers, fused by ``fc``; attention reads [embedding, hidden]."""
+@dataclass(frozen=True)
+class Eagle3Options:
+    """Where a head departs from EAGLE-3 as published; all off is SafeAILab's.
 
-    def __init__(self, config: LlamaConfig, target_hidden_size: int, vocab_size: int) -> None:
+    Definitions: vllm-project/speculators, ``models/eagle3/config.py`` and ``core.py``, and vllm-project/vllm,
+    ``models/llama_eagle3.py``, which agree. ``fc_norm`` with ``norm_output`` is EAGLE-3.1 (arXiv 2605.09992).
+
+    Attributes:
+        fc_norm: each of the three features passes a norm of its own before ``fc``.
+        norm_before_fc: the three features side by side pass one norm before ``fc``; excludes ``fc_norm``.
+        norm_before_residual: the layer's residual path starts after ``hidden_norm``, not before it.
+        norm_output: the layer's output passes ``norm`` before it is fed to the next draft call, not only before
+            ``lm_head``.
+    """
+
+    fc_norm: bool = False
+    norm_before_fc: bool = False
+    norm_before_residual: bool = False
+    norm_output: bool = False
+
+
+class Eagle3Head(DraftHead):
+    """EAGLE-3: features of three target layers, fused by ``fc``; attention reads [embedding, hidden].
+
+    Args:
+        config: the decoder layer, and ``draft_vocab_size``.
+        target_hidden_size: width of one feature; the head's own hidden size may be another.
+        vocab_size: the target's.
+        options: departures from EAGLE-3 as published.
+    """
+
+    def __init__(
+        self,
+        config: LlamaConfig,
+        target_hidden_size: int,
+        vocab_size: int,
+        options: Eagle3Options = Eagle3Options(),
+    ) -> None:
         draft_vocab_size = getattr(config, "draft_vocab_size", None) or vocab_size
         super().__init__(config, vocab_size, draft_vocab_size, config.hidden_size)
+        self.options = options
         self.feature_size = 3 * target_hidden_size
         size, eps = config.hidden_size, config.rms_norm_eps
+        if options.fc_norm:
+            self.fc_norm = nn.ModuleList([RMSNorm(target_hidden_size, eps) for _ in range(3)])
+        if options.norm_before_fc:
+            self.input_norm = RMSNorm(self.feature_size, eps)
         self.fc = nn.Linear(self.feature_size, size, bias=False)
         self.midlayer = nn.ModuleDict(
             {
@@ -179,20 +219,27 @@ class Eagle3Head(DraftHead):
 
     def condition(self, features: Tensor) -> Tensor:
         """[..., 3 · target hidden] → [..., hidden]."""
+        if self.options.fc_norm:
+            parts = zip(self.fc_norm, features.chunk(3, dim=-1), strict=True)
+            features = torch.cat([norm(part) for norm, part in parts], dim=-1)
+        if self.options.norm_before_fc:
+            features = self.input_norm(features)
         fused: Tensor = self.fc(features)
         return fused
 
     def layer(self, hidden: Tensor, token_ids: Tensor, positions: Tensor, attend: Attend) -> Tensor:
         """See ``DraftHead.layer``."""
         part: Any = self.midlayer
-        x = torch.cat((part["input_layernorm"](self.embed_tokens(token_ids)), part["hidden_norm"](hidden)), dim=-1)
-        hidden = hidden + part["self_attn"](x, self.cos[positions], self.sin[positions], attend)
+        normed = part["hidden_norm"](hidden)
+        x = torch.cat((part["input_layernorm"](self.embed_tokens(token_ids)), normed), dim=-1)
+        residual = normed if self.options.norm_before_residual else hidden
+        hidden = residual + part["self_attn"](x, self.cos[positions], self.sin[positions], attend)
         output: Tensor = hidden + part["mlp"](part["post_attention_layernorm"](hidden))
-        return output
+        return self.norm(output) if self.options.norm_output else output
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[..., hidden] → [..., draft vocabulary]."""
-        scores: Tensor = self.lm_head(self.norm(hidden))
+        scores: Tensor = self.lm_head(hidden if self.options.norm_output else self.norm(hidden))
         return scores
 
 

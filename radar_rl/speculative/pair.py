@@ -8,14 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging
 
 from radar_rl.errors import CheckpointError, InputError
-from radar_rl.speculative.checkpoints import identity, local_folder, read_config, read_tensors
+from radar_rl.speculative.checkpoints import identity, local_folder, read_config
 from radar_rl.speculative.fast import speed_up
+from radar_rl.speculative.formats import (
+    VOCABULARY_TENSORS,
+    HeadCheckpoint,
+    check_fit,
+    check_tensors,
+    draft_vocabulary,
+    read_head,
+)
 from radar_rl.speculative.heads import DraftHead, Eagle2Head, Eagle3Head
 from radar_rl.speculative.target import Target
 
@@ -119,7 +126,8 @@ def load_pair(
 
     Args:
         target: a folder in the Hugging Face layout, a Hub id, or ``pocket``, the embedded target.
-        draft: likewise; ``pocket`` and ``pocket-eagle2`` are the embedded heads. None: the head of the same name.
+        draft: likewise; ``pocket`` and ``pocket-eagle2`` are the embedded heads. None: the head of the same name. Any
+            format of ``radar_rl.speculative.formats``.
         dtype: what both compute in.
         device: where both live.
 
@@ -128,14 +136,11 @@ def load_pair(
         InputError: no such folder or Hub id.
     """
     draft = target if draft is None else draft
-    target_folder, draft_folder = _folder(target, "target"), _folder(draft, POCKET.get(str(draft), "draft"))
-    head_values, tensors = read_config(draft_folder), read_tensors(draft_folder)
-    eagle3 = any(name.startswith("midlayer.") for name in tensors)
-    if not eagle3 and "layers.0.hidden_norm.weight" in tensors:
-        raise CheckpointError(f"{draft_folder.name}: an EAGLE-3 head in a layout not read yet; expected SafeAILab's")
+    target_folder = target_checkpoint(target)
+    checkpoint = read_head(head_checkpoint(draft))
     model = _load_target(target_folder, dtype, device)
-    wrapped = Target(model, eagle3=eagle3)
-    head = _build_head(head_values, tensors, wrapped, eagle3)
+    wrapped = Target(model, eagle3=checkpoint.format != "eagle2")
+    head = _build_head(checkpoint, wrapped)
     head = head.to(device=device, dtype=dtype).eval().requires_grad_(False)
     head.join()
     speed_up(model)
@@ -156,11 +161,21 @@ def load_pair(
 
 def pair_identities(target: str | Path, draft: str | Path) -> tuple[str, str]:
     """``NAME@HASH`` of both models' weights, without loading them; names as ``load_pair`` takes them."""
-    folders = (_folder(target, "target"), _folder(draft, POCKET.get(str(draft), "draft")))
+    folders = (target_checkpoint(target), head_checkpoint(draft))
     named = [
         str(name) if str(name) in POCKET else folder.name for name, folder in zip((target, draft), folders, strict=True)
     ]
     return identity(named[0], folders[0]), identity(named[1], folders[1])
+
+
+def target_checkpoint(name: str | Path) -> Path:
+    """The folder of a target: a path, a Hub id or ``pocket``."""
+    return _folder(name, "target")
+
+
+def head_checkpoint(name: str | Path) -> Path:
+    """The folder of a draft head: a path, a Hub id, ``pocket`` or ``pocket-eagle2``."""
+    return _folder(name, POCKET.get(str(name), "draft"))
 
 
 def _folder(name: str | Path, part: str) -> Path:
@@ -198,60 +213,36 @@ def _load_target(folder: Path, dtype: torch.dtype, device: str | torch.device) -
     return moved
 
 
-def _build_head(values: dict[str, Any], tensors: dict[str, torch.Tensor], target: Target, eagle3: bool) -> DraftHead:
-    """The head that config and tensors describe, with every tensor placed.
+def _build_head(checkpoint: HeadCheckpoint, target: Target) -> DraftHead:
+    """The head that a checkpoint describes, with every tensor placed.
 
-    Args:
-        tensors: name → tensor; emptied as they are used.
+    Raises:
+        CheckpointError: it doesn't fit the target, or its tensors don't fit its config.
     """
-    try:
-        config = LlamaConfig(
-            **{key: value for key, value in values.items() if key not in ("architectures", "model_type")}
+    described, tensors = checkpoint.description, dict(checkpoint.tensors)
+    config = described.llama_config()
+    check_fit(described, target.vocab_size, target.hidden_size, len(target.decoder.layers))
+    if config.hidden_size != target.hidden_size and "embed_tokens.weight" not in tensors:
+        raise CheckpointError(
+            f"draft head: missing tensor embed_tokens.weight: the target's embeddings are {target.hidden_size} wide, "
+            f"the head's hidden size is {config.hidden_size}"
         )
-    except (TypeError, ValueError, StrictDataclassError) as error:
-        raise CheckpointError(f"draft head: config.json describes no Llama layer ({error})") from error
     target_embeddings = target.model.get_input_embeddings().weight
     # A head reads positions up to the target's context, whatever its own config remembers of training.
     config.max_position_embeddings = max(config.max_position_embeddings, target.model.config.max_position_embeddings)
     head: DraftHead
-    if eagle3:
-        head = Eagle3Head(config, values.get("target_hidden_size", target.hidden_size), target.vocab_size)
-    else:
+    if checkpoint.format == "eagle2":
         head = Eagle2Head(config, target.hidden_size, target.vocab_size)
         head.target_logits = target.logits
-    tensors = dict(tensors)
-    offsets, used = tensors.pop("d2t", None), tensors.pop("t2d", None)
-    if eagle3 and offsets is not None:
-        head.draft_to_target = _draft_vocabulary(offsets, used, target.vocab_size)
-    elif eagle3 and len(head.draft_to_target) != target.vocab_size:
-        raise CheckpointError("draft head: missing tensor d2t, which a reduced draft vocabulary needs")
+    else:
+        head = Eagle3Head(config, target.hidden_size, target.vocab_size, described.options)
+        head.draft_to_target = draft_vocabulary(described, tensors)
+        for name in VOCABULARY_TENSORS:
+            tensors.pop(name, None)
     tensors.setdefault("embed_tokens.weight", target_embeddings.detach())
-    expected = {name: tuple(tensor.shape) for name, tensor in head.state_dict().items()}
-    missing, unexpected = sorted(set(expected) - set(tensors)), sorted(set(tensors) - set(expected))
-    if missing or unexpected:
-        raise CheckpointError(f"draft head: missing tensors {missing}, unexpected tensors {unexpected}")
-    misfits = [
-        f"{name}: expected {list(shape)}, got {list(tensors[name].shape)}"
-        for name, shape in expected.items()
-        if tuple(tensors[name].shape) != shape
-    ]
-    if misfits:
-        raise CheckpointError(f"draft head does not fit its config or the target: {'; '.join(misfits)}")
+    check_tensors(head, tensors)
     head.load_state_dict(tensors, strict=True)
     return head
-
-
-def _draft_vocabulary(offsets: torch.Tensor, used: torch.Tensor | None, vocab_size: int) -> torch.Tensor:
-    """Target token ids of the draft vocabulary; ``d2t`` holds offsets (target = draft + d2t[draft])."""
-    ids = torch.arange(len(offsets)) + offsets.to(torch.int64)
-    if int(ids.min()) < 0 or int(ids.max()) >= vocab_size or len(ids.unique()) != len(ids):
-        raise CheckpointError(
-            f"draft head: d2t maps the draft vocabulary to ids {int(ids.min())} … {int(ids.max())}; expected distinct "
-            f"ids below the target's {vocab_size}"
-        )
-    if used is not None and (len(used) != vocab_size or not torch.equal(used.nonzero()[:, 0], ids.sort().values)):
-        raise CheckpointError("draft head: t2d and d2t name different tokens")
-    return ids
 
 
 def _eos_token_ids(model: PreTrainedModel) -> frozenset[int]:
