@@ -3,6 +3,7 @@
 from radar_rl.speculative.batch import Round, SpeculativeBatch
 from radar_rl.speculative.hardware import HardwareProfile, tree_nodes
 from radar_rl.speculative.inflate import InflatedShape, inflate_pair
+from radar_rl.speculative.ngram import NgramIndex
 from radar_rl.speculative.pair import Pair, load_pair
 from radar_rl.speculative.sampling import Sampling
 from radar_rl.speculative.session import SpeculativeSession
@@ -14,6 +15,7 @@ __all__ = [
     "DraftTree",
     "HardwareProfile",
     "InflatedShape",
+    "NgramIndex",
     "Pair",
     "Round",
     "Sampling",

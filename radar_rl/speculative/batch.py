@@ -314,8 +314,9 @@ class SpeculativeBatch:
         if staying:
             self._target_cache.keep(staying)
             self._draft_cache.keep(staying)
-            self._features, self._following = self._features[staying], self._following[staying]
             self._counts = [self._counts[row] for row in staying]
+            longest = max(self._counts)
+            self._features, self._following = self._features[staying, :longest], self._following[staying, :longest]
 
     def _states(self, rows: Sequence[int], growth: TreeGrowth) -> list[DraftState]:
         return [

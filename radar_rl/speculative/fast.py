@@ -15,17 +15,22 @@ ROWS = 60  # oneDNN chooses a weight's layout for a number of rows: those of a v
 CLOSE = 1e-4
 
 
+def can_pack(weight: Tensor) -> bool:
+    """Whether oneDNN packs this weight: float32, on a CPU, in a torch that was built with it."""
+    return weight.device.type == "cpu" and weight.dtype == torch.float32 and torch.backends.mkldnn.is_available()
+
+
 def linear(weight: Tensor, bias: Tensor | None) -> Callable[[Tensor], Tensor]:
     """``F.linear`` with a weight [out, in] that stays as it is: [..., in] → [..., out].
 
-    Where oneDNN can (float32 on a CPU), products with several rows read a packed copy of the weight.
+    Where oneDNN packs it, products with several rows read a packed copy.
     """
-    if weight.device.type != "cpu" or weight.dtype != torch.float32 or not torch.backends.mkldnn.is_available():
+    if not can_pack(weight):
         return lambda x: F.linear(x, weight, bias)
     packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), ROWS)
 
     def product(x: Tensor) -> Tensor:
-        if x.shape[-2] == 1:
+        if x.numel() <= x.shape[-1]:
             return F.linear(x, weight, bias)
         several: Tensor = torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
         return several
@@ -39,8 +44,8 @@ def speed_up(model: nn.Module) -> None:
     Gradients do not pass through the replacements.
     """
     for module in model.modules():
-        if type(module) is nn.Linear:
-            _replace(module, linear(module.weight, module.bias), torch.rand(2, module.in_features).to(module.weight))
+        if type(module) is nn.Linear and can_pack(module.weight):
+            _replace(module, linear(module.weight, module.bias), torch.rand(2, module.in_features))
         elif type(module).__name__.endswith("RMSNorm") and hasattr(module, "variance_epsilon"):
             norm: Any = module
             _replace(norm, _fused(norm.weight, norm.variance_epsilon), torch.rand(2, len(norm.weight)).to(norm.weight))

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from radar_rl.errors import ConfigError
+from radar_rl.speculative.fast import speed_up
 from radar_rl.speculative.heads import Eagle3Head
 from radar_rl.speculative.pair import Pair
 from radar_rl.speculative.target import Target
@@ -109,6 +110,8 @@ def inflate_pair(pair: Pair, shape: InflatedShape, seed: int = 0) -> Pair:
     with torch.no_grad():
         _place_target(wide, target)
         _place_head(wide_head, head, target.hidden_size)
+    wide_head.join()
+    speed_up(model)
     return replace(pair, target=wide, head=wide_head.eval().requires_grad_(False), inflated=shape.label)
 
 

@@ -14,7 +14,7 @@ from radar_rl.policies import RandomStop, StaticDepth
 from radar_rl.runtime import SpeculativeDecoder, autoregressive
 from radar_rl.runtime.models import inflated_shape, pair_from_config
 from radar_rl.runtime.profiler import resolve_hardware
-from radar_rl.speculative import HardwareProfile, InflatedShape, Pair, inflate_pair, load_pair
+from radar_rl.speculative import HardwareProfile, InflatedShape, Pair, fast, inflate_pair, load_pair
 from radar_rl.speculative.inflate import _on_meta
 from radar_rl.speculative.target import TargetCache
 
@@ -50,6 +50,15 @@ def inflated(pocket: Pair) -> Pair:
     return inflate_pair(pocket, SHAPE)
 
 
+@pytest.fixture(scope="module")
+def unpacked() -> tuple[Pair, Pair]:
+    """Pocket and its inflation, computing with ``F.linear`` throughout."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fast, "can_pack", lambda weight: False)
+        pocket = load_pair()
+        return pocket, inflate_pair(pocket, SHAPE)
+
+
 @pytest.fixture
 def sums_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Matrix products add up 256 inputs at a time, in order, so that further zeros cannot change the order of a sum.
@@ -71,7 +80,8 @@ def sums_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("sums_in_blocks")
-def test_logits_and_features_are_the_same_bits(pocket: Pair, inflated: Pair, shipped_prompts: list[str]) -> None:
+def test_logits_and_features_are_the_same_bits(unpacked: tuple[Pair, Pair], shipped_prompts: list[str]) -> None:
+    pocket, inflated = unpacked
     for prompt in shipped_prompts[::4]:
         (logits, features), (wide_logits, wide_features) = outputs(pocket, prompt), outputs(inflated, prompt)
         assert torch.equal(wide_logits, logits)
@@ -82,8 +92,9 @@ def test_logits_and_features_are_the_same_bits(pocket: Pair, inflated: Pair, shi
 @pytest.mark.usefixtures("sums_in_blocks")
 @pytest.mark.parametrize("sampling", [{}, {"temperature": 0.8, "seed": 5}], ids=["greedy", "sampled"])
 def test_every_round_drafts_the_same_tree_and_accepts_the_same(
-    pocket: Pair, inflated: Pair, shipped_prompts: list[str], sampling: dict[str, float]
+    unpacked: tuple[Pair, Pair], shipped_prompts: list[str], sampling: dict[str, float]
 ) -> None:
+    pocket, inflated = unpacked
     for prompt in shipped_prompts[1::4]:
         ids = pocket.encode_prompt(prompt)
         ours, theirs = (

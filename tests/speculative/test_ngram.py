@@ -17,7 +17,7 @@ from radar_rl.speculative import Pair
 from radar_rl.speculative.heads import DraftCache
 from radar_rl.speculative.ngram import ESCAPE, NgramCandidates, NgramIndex, Source, merge
 from radar_rl.speculative.target import TargetCache
-from radar_rl.speculative.tree import TreeGrowth
+from radar_rl.speculative.tree import LiveSlots, TreeGrowth
 
 Path = tuple[int, ...]
 
@@ -239,11 +239,11 @@ def test_without_an_index_the_tree_is_the_heads(pocket: Pair, shipped_prompts: l
         for prompt in shipped_prompts:
             ids = torch.tensor(pocket.encode_prompt(prompt))
             _, features = pocket.target.extend(ids, TargetCache(pocket.target.model, len(ids)))
-            cache = DraftCache(pocket.head, len(ids))
-            hidden = cache.extend(pocket.head, features[:-1], ids[1:])
+            cache = DraftCache(pocket.head, len(ids) + 30)
+            hidden = cache.extend(pocket.head, features[None, :-1], ids[None, 1:], [len(ids) - 1])
             root = torch.tensor([len(ids) - 1])
             growth = TreeGrowth(
-                pocket.head, cache, root, hidden[-1:], top_k=10, max_depth=4, prefix=len(ids) - 1, first_width=59
+                pocket.head, LiveSlots(cache), root, hidden[:, -1], top_k=10, max_depth=4, first_width=59
             )
             while True:
                 tokens, parents, scores = (x[0, : growth.width] for x in (growth.tokens, growth.parents, growth.scores))

@@ -1,0 +1,99 @@
+"""Texts side by side are the texts alone, whatever their neighbours and their policies do."""
+
+import numpy as np
+import pytest
+
+from radar_rl.errors import InputError
+from radar_rl.policies import StaticDepth
+from radar_rl.policies.random import RandomStop
+from radar_rl.policies.threshold import ConfidenceThreshold
+from radar_rl.runtime import SpeculativeDecoder, autoregressive
+from radar_rl.runtime.decoder import Options
+from radar_rl.speculative import Pair, SpeculativeBatch
+
+POLICIES = [StaticDepth(3), RandomStop(0.6, 1), ConfidenceThreshold(0.4)]
+
+
+@pytest.fixture(scope="module")
+def prompts(pocket: Pair, shipped_prompts: list[str]) -> list[list[int]]:
+    encoded = [pocket.encode_prompt(text) for text in shipped_prompts[:5]]
+    assert len({len(ids) for ids in encoded}) > 2  # different lengths
+    return encoded
+
+
+@pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: str(policy.name))
+@pytest.mark.parametrize("top_k", [1, 10])
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_each_text_of_a_batch_is_the_text_alone(
+    pocket: Pair, prompts: list[list[int]], policy: StaticDepth, top_k: int, temperature: float
+) -> None:
+    decoder = SpeculativeDecoder(pocket, policy, max_depth=6, top_k=top_k, tree_size=24)
+    options: Options = {"max_new_tokens": 40, "temperature": temperature}
+    seeds = list(range(len(prompts)))
+    together = decoder.generate_batch(prompts, seeds, **options)
+    for out, ids, seed in zip(together, prompts, seeds, strict=True):
+        assert out.token_ids == list(autoregressive(pocket, ids, seed=seed, **options))
+        assert 1 + sum(len(r.emitted) for r in out.rounds) == len(out.token_ids)
+
+
+def test_rounds_and_trees_are_those_of_the_text_alone(pocket: Pair, prompts: list[list[int]]) -> None:
+    decoder = SpeculativeDecoder(pocket, ConfidenceThreshold(0.4), max_depth=6)
+    together = decoder.generate_batch(prompts, max_new_tokens=40)
+    for out, ids in zip(together, prompts, strict=True):
+        alone = decoder.generate(ids, max_new_tokens=40)
+        assert [r.draft_calls for r in out.rounds] == [r.draft_calls for r in alone.rounds]
+        for ours, theirs in zip(out.rounds, alone.rounds, strict=True):
+            assert (ours.position, ours.accepted, ours.emitted) == (theirs.position, theirs.accepted, theirs.emitted)
+            # Sorted: two nodes within floating-point error of each other may change places.
+            np.testing.assert_allclose(np.sort(ours.arrays[3]), np.sort(theirs.arrays[3]), atol=1e-4)
+    assert len({r.draft_calls for out in together for r in out.rounds}) > 2  # they did stop one by one
+
+
+def test_a_widened_first_level_stands_beside_deeper_trees(pocket: Pair, prompts: list[list[int]]) -> None:
+    batch = SpeculativeBatch(pocket, prompts[:2], max_new_tokens=20, widen_first_level=True)
+    batch.begin()
+    batch.draft([1])
+    shallow, deep = batch.verify()
+    assert (shallow.nodes, shallow.draft_calls, max(shallow.tree.depths)) == (60, 1, 1)
+    assert (deep.nodes, deep.draft_calls, max(deep.tree.depths)) == (60, 2, 2)
+
+
+def test_texts_that_end_leave_and_the_others_go_on(pocket: Pair, prompts: list[list[int]]) -> None:
+    batch = SpeculativeBatch(pocket, prompts, max_new_tokens=30)
+    sizes = []
+    while batch.active:
+        sizes.append(len(batch.begin()))
+        batch.verify()
+    assert all(text.finished for text in batch.texts)
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[0] == len(prompts) > sizes[-1]
+
+
+def test_a_text_that_stopped_cannot_draft_again(pocket: Pair, prompts: list[list[int]]) -> None:
+    batch = SpeculativeBatch(pocket, prompts[:2])
+    batch.begin()
+    batch.draft([1])
+    with pytest.raises(RuntimeError, match="continued so far"):
+        batch.draft([0])
+    with pytest.raises(RuntimeError, match="continued so far"):
+        batch.draft([])
+
+
+def test_batches_that_cannot_be_are_refused(pocket: Pair) -> None:
+    with pytest.raises(InputError, match="prompts"):
+        SpeculativeBatch(pocket, [])
+    with pytest.raises(InputError, match="seeds"):
+        SpeculativeBatch(pocket, [[5], [6]], seeds=[1])
+    with pytest.raises(InputError, match="outside the vocabulary"):
+        SpeculativeBatch(pocket, [[5], [10**6]])
+
+
+def test_a_prompt_in_chunks_is_the_prompt_at_once(pocket: Pair, prompts: list[list[int]]) -> None:
+    decoder = SpeculativeDecoder(pocket, StaticDepth(4))
+    whole = decoder.generate(prompts[0], max_new_tokens=30)
+    for chunk in (1, 7, len(prompts[0]) - 1):
+        batch = SpeculativeBatch(pocket, [prompts[0]], max_new_tokens=30, prefill_chunk=chunk)
+        while batch.active:
+            batch.begin()
+            batch.verify()
+        assert batch.texts[0].token_ids == whole.token_ids
