@@ -1,0 +1,130 @@
+"""Targets of four families, tiny and random: a verified tree is the texts it holds, and greedy text is ``generate``'s."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+from radar_rl.errors import CheckpointError
+from radar_rl.policies import StaticDepth
+from radar_rl.runtime import SpeculativeDecoder, autoregressive
+from radar_rl.speculative import Pair, load_pair
+from radar_rl.speculative.target import Target, TargetCache
+from radar_rl.zoo.head import HeadTraining, new_head, save_head
+
+VOCABULARY = 64
+SIZES: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 256,
+    "initializer_range": 0.2,
+    "tie_word_embeddings": False,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+    "pad_token_id": 2,
+}
+LLAMA31_ROPE = {
+    "rope_type": "llama3",
+    "rope_theta": 10000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}
+HALF_SLIDING = ["full_attention", "sliding_attention"] * 3
+FAMILIES: dict[str, Callable[[], PreTrainedModel]] = {
+    "llama": lambda: LlamaForCausalLM(LlamaConfig(**SIZES)),
+    "llama-3.1 rope": lambda: LlamaForCausalLM(LlamaConfig(**SIZES, rope_parameters=LLAMA31_ROPE)),
+    "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**SIZES)),
+    "qwen2 half sliding": lambda: Qwen2ForCausalLM(
+        Qwen2Config(**SIZES, use_sliding_window=True, sliding_window=12, layer_types=HALF_SLIDING)
+    ),
+    "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**SIZES)),
+    "mistral": lambda: MistralForCausalLM(MistralConfig(**SIZES, sliding_window=None)),
+    "mistral sliding": lambda: MistralForCausalLM(MistralConfig(**SIZES, sliding_window=12)),
+}
+
+
+def write_pair(folder: Path, model: PreTrainedModel, shard: str = "1GB") -> tuple[Path, Path]:
+    model.save_pretrained(folder / "target", max_shard_size=shard)
+    (folder / "draft").mkdir()
+    head = new_head(Target(model, eagle3=True), HeadTraining(intermediate_size=48), torch.arange(0, 64, 2), eagle3=True)
+    save_head(head, folder / "draft", eagle3=True)
+    return folder / "target", folder / "draft"
+
+
+@pytest.fixture(params=FAMILIES)
+def pair(request: pytest.FixtureRequest, tmp_path: Path) -> Pair:
+    torch.manual_seed(0)
+    return load_pair(*write_pair(tmp_path, FAMILIES[request.param]()))
+
+
+def test_a_verified_tree_is_one_forward_after_another(pair: Pair) -> None:
+    generator = torch.Generator().manual_seed(1)
+    prefix = torch.randint(3, VOCABULARY, (20,), generator=generator)
+    parents = [0, 0, 0, 1, 1, 2, 3, 6, 7]  # node 0 is the root
+    tokens = torch.randint(3, VOCABULARY, (len(parents),), generator=generator)
+    paths = [[0]]
+    for node in range(1, len(parents)):
+        paths.append([*paths[parents[node]], node])
+    ancestors = torch.zeros(len(parents), len(parents), dtype=torch.bool)
+    for node, path in enumerate(paths):
+        ancestors[node, path] = True
+    depths = torch.tensor([len(path) - 1 for path in paths])
+    with torch.inference_mode():
+        cache = TargetCache(pair.target.model, 64)
+        pair.target.extend(prefix, cache)
+        visible = torch.cat((torch.ones(len(parents), 20, dtype=torch.bool), ancestors), dim=1)
+        hidden, features = pair.target.forward(tokens[None], 20 + depths[None], visible[None], cache)
+        logits = pair.target.logits(hidden)[0]
+        for node, path in enumerate(paths):
+            one = TargetCache(pair.target.model, 64)
+            for token in torch.cat((prefix, tokens[path])):
+                last, feature = pair.target.extend(token[None], one)
+            torch.testing.assert_close(logits[node], pair.target.logits(last)[0], rtol=0, atol=1e-4)
+            torch.testing.assert_close(features[0, node], feature[0], rtol=0, atol=1e-4)
+
+
+def test_greedy_text_is_that_of_generate(pair: Pair) -> None:
+    decoder = SpeculativeDecoder(pair, StaticDepth(4), max_depth=4, top_k=4, tree_size=16)
+    for start in (3, 17, 40):
+        prompt = list(range(start, start + 9))
+        expected = pair.target.model.generate(
+            torch.tensor([prompt]), attention_mask=torch.ones(1, 9), max_new_tokens=40, do_sample=False
+        )[0, 9:].tolist()
+        assert decoder.generate(prompt, max_new_tokens=40).token_ids == expected
+        assert list(autoregressive(pair, prompt, max_new_tokens=40)) == expected
+
+
+def test_a_sharded_checkpoint_is_the_whole_one(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = FAMILIES["llama"]()
+    whole = load_pair(*write_pair(tmp_path / "whole", model))
+    sharded = load_pair(*write_pair(tmp_path / "sharded", model, shard="20KB"))
+    assert len(list((tmp_path / "sharded/target").glob("*.safetensors"))) > 2
+    for ours, theirs in zip(sharded.target.model.parameters(), whole.target.model.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_positions_that_move_with_the_text_are_refused(tmp_path: Path) -> None:
+    rope = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}
+    with pytest.raises(CheckpointError, match="rope type 'dynamic'.*expected default, linear, llama3 or yarn"):
+        Target(LlamaForCausalLM(LlamaConfig(**SIZES, rope_parameters=rope)), eagle3=True)
