@@ -54,7 +54,7 @@ def trace_sequence(
     confidences, ranks = [], []
     with torch.inference_mode():
         _, features = pair.target.extend(text[:length], TargetCache(pair.target.model, length))
-        cache = DraftCache(pair.head, length)
+        cache = DraftCache(pair.head, length + max_depth)
         hidden = cache.extend(pair.head, features[None, :-1], text[None, 1:length], [length - 1])[0]
         for first in range(prompt_length, length - 1, positions_per_batch):
             stop = min(first + positions_per_batch, length - 1)

@@ -17,7 +17,7 @@ from radar_rl.runtime.artifact import check_pair, read_config
 from radar_rl.runtime.decoder import Options, SpeculativeDecoder, autoregressive
 from radar_rl.runtime.models import pair_from_config
 from radar_rl.runtime.named import policy_from_string
-from radar_rl.speculative.batch import Round
+from radar_rl.speculative.batch import DraftSource, Round
 from radar_rl.speculative.pair import Pair
 
 DEFAULTS = {"max_depth": 8, "top_k": 10, "tree_size": 60}
@@ -47,6 +47,7 @@ def decode(
     sample_top_k: int,
     sample_top_p: float,
     seed: int,
+    draft_source: DraftSource,
     allow_other_pair: bool,
     prompts: list[str],
     compare: bool,
@@ -56,7 +57,9 @@ def decode(
 
     Args:
         policy: ``static:DEPTH``, ``threshold:P``, ``random:P``, or a folder.
-        compare: also decode with the best static depth that the policy's training found (default depth otherwise).
+        draft_source: who drafts, see ``SpeculativeBatch``.
+        compare: also decode with the head and the best static depth that the policy's training found (otherwise the
+            default depth).
         explain: print the rounds, accepted tokens coloured.
 
     Raises:
@@ -70,10 +73,10 @@ def decode(
     pair = pair_from_config(model)
     check_pair(about, pair.target_identity, pair.draft_identity, allow_other_pair)
     shape = {key: int(about.get(key) or value) for key, value in DEFAULTS.items()}
-    rivals: list[Policy] = [chosen]
     tuned = StaticDepth(int(about.get("best_static_depth") or shape["max_depth"]))
-    if compare and tuned.name != chosen.name:
-        rivals.append(tuned)
+    rivals: list[tuple[Policy, DraftSource]] = [(chosen, draft_source)]
+    if compare and (tuned.name, "head") != (chosen.name, draft_source):
+        rivals.append((tuned, "head"))
     options: Options = {
         "max_new_tokens": max_new_tokens,
         "temperature": temperature,
@@ -81,14 +84,23 @@ def decode(
         "sample_top_p": sample_top_p,
         "seed": seed,
     }
+    decoders = [
+        SpeculativeDecoder(
+            pair,
+            rival,
+            max_depth=shape["max_depth"],
+            top_k=shape["top_k"],
+            tree_size=shape["tree_size"],
+            draft_source=source,
+        )
+        for rival, source in rivals
+    ]
     console = Console(highlight=False)
     for prompt in prompts:
         prompt_ids = pair.encode_prompt(prompt)
         pair.check_prompt(prompt_ids, max_new_tokens)
-        _warm_up(pair, shape, prompt_ids, min(8, max_new_tokens))
-        measured = [
-            _speculative(pair, rival, shape, prompt_ids, options, shown=i == 0) for i, rival in enumerate(rivals)
-        ]
+        _warm_up(decoders[-1], prompt_ids, min(8, max_new_tokens))
+        measured = [_speculative(decoder, prompt_ids, options, shown=i == 0) for i, decoder in enumerate(decoders)]
         if explain:
             for ended in measured[0].rounds:
                 console.print(_explained(ended, pair))
@@ -96,31 +108,16 @@ def decode(
         console.print(_table(measured, pair))
 
 
-def _warm_up(pair: Pair, shape: Mapping[str, int], prompt_ids: Sequence[int], tokens: int) -> None:
+def _warm_up(decoder: SpeculativeDecoder, prompt_ids: Sequence[int], tokens: int) -> None:
     """One short text each way, so that no rival pays for first-time allocations."""
-    _decoder(pair, StaticDepth(shape["max_depth"]), shape).generate(prompt_ids, max_new_tokens=tokens)
-    for _ in autoregressive(pair, prompt_ids, max_new_tokens=tokens):
+    decoder.generate(prompt_ids, max_new_tokens=tokens)
+    for _ in autoregressive(decoder.pair, prompt_ids, max_new_tokens=tokens):
         pass
 
 
-def _decoder(pair: Pair, policy: Policy, shape: Mapping[str, int]) -> SpeculativeDecoder:
-    return SpeculativeDecoder(
-        pair, policy, max_depth=shape["max_depth"], top_k=shape["top_k"], tree_size=shape["tree_size"]
-    )
-
-
-def _speculative(
-    pair: Pair,
-    policy: Policy,
-    shape: Mapping[str, int],
-    prompt_ids: Sequence[int],
-    options: Options,
-    *,
-    shown: bool,
-) -> Measured:
-    decoder = _decoder(pair, policy, shape)
+def _speculative(decoder: SpeculativeDecoder, prompt_ids: Sequence[int], options: Options, *, shown: bool) -> Measured:
     session = decoder.start(prompt_ids, **options)
-    printed = _Printer(pair) if shown else None
+    printed = _Printer(decoder.pair) if shown else None
     if printed:
         printed.show(session.token_ids)
     rounds, seconds = [], 0.0
@@ -136,7 +133,8 @@ def _speculative(
             printed.show(session.token_ids)
     if printed:
         print()
-    return Measured(policy.name, session.token_ids, seconds, rounds)
+    name = {"head": decoder.policy.name, "ngram": "n-gram", "hybrid": f"hybrid, {decoder.policy.name}"}
+    return Measured(name[decoder.draft_source], session.token_ids, seconds, rounds)
 
 
 def _alone(pair: Pair, prompt_ids: Sequence[int], options: Options) -> Measured:

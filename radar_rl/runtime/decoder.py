@@ -10,7 +10,7 @@ import torch
 
 from radar_rl.errors import ArtifactError, ModelOutputError
 from radar_rl.policies.protocol import CONTINUE, STOP, MemorylessPolicy, Policy
-from radar_rl.speculative.batch import Round, SpeculativeBatch
+from radar_rl.speculative.batch import DraftSource, Round, SpeculativeBatch
 from radar_rl.speculative.pair import Pair
 from radar_rl.speculative.sampling import PositionNoise, Sampling, choose
 from radar_rl.speculative.session import SpeculativeSession
@@ -69,6 +69,7 @@ class SpeculativeDecoder:
         top_k: beam width.
         tree_size: nodes verified, root included.
         widen_first_level: see ``SpeculativeSession``.
+        draft_source: ``head``, ``ngram`` (draft calls are never made, the policy is never asked) or ``hybrid``.
 
     Raises:
         ArtifactError: the policy was trained for another ``max_depth`` or ``top_k``.
@@ -83,6 +84,7 @@ class SpeculativeDecoder:
         top_k: int = 10,
         tree_size: int = 60,
         widen_first_level: bool = False,
+        draft_source: DraftSource = "head",
     ) -> None:
         spec = getattr(policy, "spec", None)
         if spec is not None and (spec.max_depth, spec.top_k) != (max_depth, top_k):
@@ -91,7 +93,7 @@ class SpeculativeDecoder:
                 f"this decoder drafts with {max_depth} and {top_k}"
             )
         self.pair, self.policy, self.max_depth, self.top_k = pair, policy, max_depth, top_k
-        self.tree_size, self.widen_first_level = tree_size, widen_first_level
+        self.tree_size, self.widen_first_level, self.draft_source = tree_size, widen_first_level, draft_source
 
     def start(self, prompt_ids: Sequence[int], **options: Unpack[Options]) -> SpeculativeSession:
         """Prefill a prompt; the session is what ``rounds`` decodes."""
@@ -102,6 +104,7 @@ class SpeculativeDecoder:
             top_k=self.top_k,
             tree_size=self.tree_size,
             widen_first_level=self.widen_first_level,
+            draft_source=self.draft_source,
             **options,
         )
 
@@ -122,7 +125,7 @@ class SpeculativeDecoder:
             deciding = [policies[i] for i in batch.active]
             states = batch.begin()  # makes draft call 1
             rows = list(range(len(states)))
-            while states[0].depth < self.max_depth:
+            while states[0].depth < batch.max_depth:
                 acts = decide([deciding[row] for row in rows], states)
                 rows = [row for row, act in zip(rows, acts, strict=True) if act == CONTINUE]
                 if not rows:
@@ -175,6 +178,7 @@ class SpeculativeDecoder:
             top_k=self.top_k,
             tree_size=self.tree_size,
             widen_first_level=self.widen_first_level,
+            draft_source=self.draft_source,
             **options,
         )
         rounds: list[list[Round]] = [[] for _ in prompts]

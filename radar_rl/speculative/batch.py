@@ -7,6 +7,7 @@ forward pass of the target verifies all trees. A text that ends leaves the batch
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -14,12 +15,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from radar_rl.errors import InputError, ModelOutputError
+from radar_rl.speculative.attention import NEGATIVE_INFINITY
 from radar_rl.speculative.heads import DraftCache
+from radar_rl.speculative.ngram import MAX_DEPTH, NgramIndex, merge, proposals
 from radar_rl.speculative.pair import Pair
 from radar_rl.speculative.sampling import PositionNoise, Sampling, choose
-from radar_rl.speculative.state import Confidences, DraftState
+from radar_rl.speculative.state import Confidences, DraftState, NodeCounts
 from radar_rl.speculative.target import TargetCache
-from radar_rl.speculative.tree import DraftTree, LiveSlots, Nodes, TreeGrowth
+from radar_rl.speculative.tree import Candidates, DraftTree, LiveSlots, Nodes, Source, TreeGrowth, select
+
+DraftSource = Literal["head", "ngram", "hybrid"]
+DRAFT_SOURCES: tuple[DraftSource, ...] = get_args(DraftSource)
 
 
 @dataclass(frozen=True)
@@ -31,7 +37,7 @@ class Round:
         draft_calls: levels drafted.
         accepted: draft tokens accepted, cut where the text ends.
         emitted: the tokens the round added to the text: the accepted ones and the bonus token, cut where it ends.
-        arrays: [4, nodes] float64: token, parent, depth and cumulative log-probability of each node.
+        arrays: [5, nodes] float64: token, parent, depth, cumulative log-probability and source of each node.
     """
 
     position: int
@@ -50,7 +56,8 @@ class Round:
         """The verified tree, root first, root's parent −1."""
         tokens, parents, depths = self.arrays[:3].astype(np.int64)
         parents[0] = -1
-        return DraftTree(tokens, parents, depths, self.arrays[3].astype(np.float32))
+        log_probs, sources = self.arrays[3].astype(np.float32), self.arrays[4].astype(np.uint8)
+        return DraftTree(tokens, parents, depths, log_probs, sources)
 
 
 class Text:
@@ -61,11 +68,13 @@ class Text:
         token_ids: new tokens.
         finished: whether the text has ended.
         noise: of its sampling.
+        index: where its n-grams occur, prompt included; stays empty where they are not drafted from.
     """
 
     def __init__(self, prompt_length: int, max_new_tokens: int, eos: frozenset[int], noise: PositionNoise) -> None:
         self.prompt_length, self.max_new_tokens, self.eos, self.noise = prompt_length, max_new_tokens, eos, noise
         self.token_ids: list[int] = []
+        self.index = NgramIndex()
         self.finished = False
 
     @property
@@ -101,8 +110,11 @@ class SpeculativeBatch:
         temperature, sample_top_k, sample_top_p, seed: see ``Sampling``.
         widen_first_level: verify ``tree_size - 1`` children of the root when a round stops after call 1 (RADAR).
         prefill_chunk: prompt tokens that pass through the models at once; bounds the memory of long prompts.
+        draft_source: ``head``; ``ngram``, continuations of what stood in the text before (``NgramIndex``), without
+            draft calls; or ``hybrid``, both in one tree of ``tree_size`` nodes.
 
     Attributes:
+        max_depth: most draft calls in a round; 0 where n-grams draft alone.
         texts: all of them, in the order of ``prompts``.
         active: indices of those that have not ended, ascending.
 
@@ -127,6 +139,7 @@ class SpeculativeBatch:
         seed: int = 0,
         widen_first_level: bool = False,
         prefill_chunk: int = 512,
+        draft_source: DraftSource = "head",
     ) -> None:
         seeds = [seed] * len(prompts) if seeds is None else seeds
         if not prompts or len(seeds) != len(prompts) or prefill_chunk < 1:
@@ -137,7 +150,11 @@ class SpeculativeBatch:
         for prompt_ids in prompts:
             pair.check_prompt(prompt_ids, max_new_tokens)
         pair.check_shape(max_depth, top_k, tree_size)
-        self.pair, self.max_depth, self.top_k, self.tree_size = pair, max_depth, top_k, tree_size
+        if draft_source not in DRAFT_SOURCES:
+            raise InputError(f"draft_source: expected one of {', '.join(DRAFT_SOURCES)}, got {draft_source!r}")
+        self._head_drafts, self._ngrams_draft = draft_source != "ngram", draft_source != "head"
+        self.pair, self.top_k, self.tree_size = pair, top_k, tree_size
+        self.max_depth = max_depth if self._head_drafts else 0
         self.widen_first_level, self.prefill_chunk = widen_first_level, prefill_chunk
         self.sampling = Sampling(temperature, sample_top_k, sample_top_p)
         device = pair.target.device
@@ -145,10 +162,11 @@ class SpeculativeBatch:
             Text(len(ids), max_new_tokens, pair.eos_token_ids, PositionNoise(seed, pair.target.vocab_size, device))
             for ids, seed in zip(prompts, seeds, strict=True)
         ]
-        longest = max(len(ids) for ids in prompts) + max_new_tokens + max_depth
+        longest = max(len(ids) for ids in prompts) + max_new_tokens + max(max_depth, MAX_DEPTH)
+        slots = longest + (max_depth - 1) * top_k if self._head_drafts else 0
         self._target_cache = TargetCache(pair.target.model, longest + tree_size, len(prompts))
-        self._draft_cache = DraftCache(pair.head, longest + (max_depth - 1) * top_k, len(prompts))
-        self._growth: TreeGrowth | None = None
+        self._draft_cache = DraftCache(pair.head, slots, len(prompts))
+        self._in_round = False
         with torch.inference_mode():
             last = [self._prefill(i, torch.tensor(list(ids), device=device)) for i, ids in enumerate(prompts)]
             self._features = torch.stack(last)  # [B, m, F] of tokens that the head has not read yet
@@ -161,12 +179,14 @@ class SpeculativeBatch:
     def _prefill(self, index: int, prompt: Tensor) -> Tensor:
         """Let both models read a prompt and emit the first token: the features at its last token, [1, F]."""
         pair, text, length = self.pair, self.texts[index], len(prompt)
+        if self._ngrams_draft:
+            text.index.extend(prompt.tolist())
         target_cache, draft_cache = self._target_cache.row(index), self._draft_cache.row(index)
         for first in range(0, length, self.prefill_chunk):
             chunk = prompt[first : first + self.prefill_chunk]
             hidden, features = pair.target.extend(chunk, target_cache)
             following = prompt[first + 1 : first + 1 + len(chunk)]  # the last token's is not known yet
-            if len(following):
+            if len(following) and self._head_drafts:
                 draft_cache.extend(pair.head, features[None, : len(following)], following[None], [len(following)])
         self._target_cache.lengths[index], self._draft_cache.lengths[index] = length, length - 1
         logits = pair.target.logits(hidden[None, -1:])
@@ -175,32 +195,53 @@ class SpeculativeBatch:
                 "the target's lm_head returned NaN or infinite logits after the prompt; no token can be chosen"
             )
         zero = torch.zeros(1, 1, dtype=torch.int64, device=logits.device)
-        text.emit([int(choose(logits, [length], zero, self.sampling, [text.noise]))])
+        self._emit(text, [int(choose(logits, [length], zero, self.sampling, [text.noise]))])
         return features[-1:]
+
+    def _emit(self, text: Text, tokens: list[int]) -> list[int]:
+        """``Text.emit``, and what the text gained goes into its index."""
+        emitted = text.emit(tokens)
+        if self._ngrams_draft:
+            text.index.extend(emitted)
+        return emitted
 
     def begin(self) -> list[DraftState]:
         """Start a round: let the head read the texts emitted since the last one, and make draft call 1.
 
+        Where n-grams draft alone, no call is made.
+
         Returns:
             The state of each active text.
         """
-        if self._growth is not None or not self.active:
+        if self._in_round or not self.active:
             raise RuntimeError("begin() needs texts that are between two rounds")
+        active, device = len(self.active), self.pair.target.device
+        self._positions = torch.tensor([self.texts[i].position for i in self.active], device=device)
+        self._growth: TreeGrowth | None = None
+        self._proposed: Candidates | None = None
+        self._confidences = np.full((active, self.max_depth, self.top_k), -np.inf, dtype=np.float16)
+        self._unread: list[tuple[int, list[int], Tensor]] = []
+        self._selected: Nodes | None = None
+        self._node_counts: list[NDArray[np.float32]] | None = None
         with torch.inference_mode():
-            hidden = self._draft_cache.extend(self.pair.head, self._features, self._following, self._counts)
-            self._growth = TreeGrowth(
-                self.pair.head,
-                LiveSlots(self._draft_cache),
-                torch.tensor([self.texts[i].position for i in self.active], device=hidden.device),
-                self._newest(hidden),
-                top_k=self.top_k,
-                max_depth=self.max_depth,
-                first_width=self.tree_size - 1 if self.widen_first_level else None,
-            )
-        shape = (len(self.active), self.max_depth, self.top_k)
-        self._confidences = np.full(shape, -np.inf, dtype=np.float16)
-        self._unread = [(0, list(range(len(self.active))), self._growth.beam_scores)]
-        return self._states(range(len(self.active)), self._growth)
+            if self._head_drafts:
+                hidden = self._draft_cache.extend(self.pair.head, self._features, self._following, self._counts)
+                self._growth = TreeGrowth(
+                    self.pair.head,
+                    LiveSlots(self._draft_cache),
+                    self._positions,
+                    self._newest(hidden),
+                    top_k=self.top_k,
+                    max_depth=self.max_depth,
+                    first_width=self.tree_size - 1 if self.widen_first_level else None,
+                )
+                self._unread.append((0, list(range(active)), self._growth.beam_scores))
+            if self._ngrams_draft:
+                # Beside a head, half of the tree at most: what an index proposes past that seldom outdoes the head.
+                limit = self.tree_size // 2 if self._head_drafts else self.tree_size - 1
+                self._proposed = proposals([self.texts[i].index for i in self.active], limit, device)
+        self._in_round = True
+        return self._states(range(active))
 
     def draft(self, rows: Sequence[int] | None = None) -> list[DraftState]:
         """Make one more draft call: trees grow by a level.
@@ -212,7 +253,7 @@ class SpeculativeBatch:
         Returns:
             The states of those texts.
         """
-        growth = self._growth
+        growth = self._growth if self._in_round else None
         if growth is None or growth.depth >= self.max_depth:
             raise RuntimeError(f"draft() needs a round in progress with fewer than max_depth = {self.max_depth} calls")
         rows = range(len(self.active)) if rows is None else rows
@@ -220,9 +261,10 @@ class SpeculativeBatch:
             raise RuntimeError("draft() needs texts that have continued so far; a text that stopped waits for verify()")
         with torch.inference_mode():
             growth.grow(None if len(rows) == len(self.active) else rows)
+        self._selected = self._node_counts = None
         scores = growth.beam_scores if len(rows) == len(self.active) else growth.beam_scores[list(rows)]
         self._unread.append((growth.depth - 1, list(rows), scores))
-        return self._states(rows, growth)
+        return self._states(rows)
 
     def verify(self) -> list[Round]:
         """End the round: one target forward over the trees, accept paths, emit them and the bonus tokens.
@@ -230,35 +272,45 @@ class SpeculativeBatch:
         Returns:
             The round of each text that was active.
         """
-        growth = self._growth
-        if growth is None:
+        if not self._in_round:
             raise RuntimeError("verify() needs a round in progress: call begin() first")
         target, texts = self.pair.target, [self.texts[i] for i in self.active]
         starts = [text.position for text in texts]
         with torch.inference_mode():
-            nodes = growth.select(self._newest(self._following), self.tree_size, self.widen_first_level)
-            positions = growth.positions + nodes.depths
+            nodes = self._select()
+            positions = self._positions[:, None] + nodes.depths
             hidden, features = target.forward(nodes.tokens, positions, self._visible(nodes), self._target_cache)
             logits = target.logits(hidden)
             reach = [start + 1 for start in starts]
-            choices = choose(logits, reach, nodes.depths, self.sampling, [text.noise for text in texts], growth.depth)
+            choices = choose(logits, reach, nodes.depths, self.sampling, [text.noise for text in texts], nodes.depth)
             read = _read_back(nodes, choices, logits)  # the verification's one device → host read
-        self._check(read, growth, starts)
+        calls = self._growth.depths if self._growth else [0] * len(texts)
+        self._check(read, calls, starts)
         paths, rounds = [], []
-        for text, start, calls, (*arrays, choice, on_path, _) in zip(texts, starts, growth.depths, read, strict=True):
+        for text, start, count, (*arrays, choice, on_path, _) in zip(texts, starts, calls, read, strict=True):
             path = np.flatnonzero(on_path)  # root first
             drafted = arrays[0][path[1:]].astype(np.int64).tolist()
-            emitted = text.emit([*drafted, int(choice[path[-1]])])
+            emitted = self._emit(text, [*drafted, int(choice[path[-1]])])
             real = np.isfinite(arrays[3])
             rounds.append(
-                Round(start, calls, min(len(drafted), len(emitted)), tuple(emitted), np.stack(arrays)[:, real])
+                Round(start, count, min(len(drafted), len(emitted)), tuple(emitted), np.stack(arrays)[:, real])
             )
             paths.append(path)
             text.noise.forget_before(text.position)
         self._commit(paths, nodes.tokens, choices, features)
-        self._growth = None
+        self._in_round = False
         self._leave()
         return rounds
+
+    def _select(self) -> Nodes:
+        """The nodes that would be verified now."""
+        if self._selected is None:
+            candidates = [self._growth.candidates(self.widen_first_level)] if self._growth else []
+            if self._proposed is not None:
+                candidates.append(self._proposed)
+            merged = candidates[0] if len(candidates) == 1 else merge(*candidates)
+            self._selected = select(self._newest(self._following), merged, self.tree_size)
+        return self._selected
 
     def _newest(self, new: Tensor) -> Tensor:
         """Each text's last entry of what the head reads anew: [B, m, …] → [B, …]."""
@@ -278,15 +330,15 @@ class SpeculativeBatch:
             committed = torch.arange(start, device=nodes.tokens.device) < ends
         return torch.cat((committed.expand(-1, n, -1), nodes.ancestors), dim=2)
 
-    def _check(self, read: NDArray[np.float64], growth: TreeGrowth, starts: Sequence[int]) -> None:
+    def _check(self, read: NDArray[np.float64], calls: Sequence[int], starts: Sequence[int]) -> None:
         """No token is emitted from numbers that are none."""
         for row, start in enumerate(starts):
             if np.isnan(read[row, 3]).any():
                 raise ModelOutputError(
-                    f"the draft head's lm_head returned NaN in one of the round's {growth.depths[row]} draft calls "
+                    f"the draft head's lm_head returned NaN in one of the round's {calls[row]} draft calls "
                     f"at position {start}"
                 )
-            if not read[row, 6].all():
+            if not read[row, 7].all():
                 raise ModelOutputError(
                     f"the target's lm_head returned NaN or infinite logits over the draft tree at position {start}; "
                     "no token can be chosen"
@@ -318,27 +370,46 @@ class SpeculativeBatch:
             longest = max(self._counts)
             self._features, self._following = self._features[staying, :longest], self._following[staying, :longest]
 
-    def _states(self, rows: Sequence[int], growth: TreeGrowth) -> list[DraftState]:
+    def _states(self, rows: Sequence[int]) -> list[DraftState]:
+        depth = self._growth.depth if self._growth else 0
         return [
             DraftState(
-                self.texts[self.active[row]].position, growth.depth, self.max_depth, partial(self._confidences_of, row)
+                self.texts[self.active[row]].position,
+                depth,
+                self.max_depth,
+                partial(self._confidences_of, row),
+                partial(self._sources_of, row),
             )
             for row in rows
         ]
 
     def _confidences_of(self, row: int) -> Confidences:
-        """[max_depth, top_k] of one text, after the decision's one device → host read."""
+        """[max_depth, top_k] of one text."""
         if self._unread:
-            together = torch.cat([scores for _, _, scores in self._unread]).cpu().numpy()
-            if np.isnan(together).any():
-                raise ModelOutputError(f"the draft head's lm_head returned NaN in draft call {self._unread[-1][0] + 1}")
-            first = 0
-            for level, rows, _ in self._unread:
-                self._confidences[rows, level] = together[first : first + len(rows)]
-                first += len(rows)
-            self._unread = []
+            self._read()
         confidences: Confidences = self._confidences[row]
         return confidences
+
+    def _sources_of(self, row: int) -> NodeCounts:
+        if self._node_counts is None:
+            with torch.inference_mode():
+                nodes = self._select()
+                sources = nodes.sources.masked_fill(nodes.log_probs == NEGATIVE_INFINITY, 0)
+                self._node_counts = self._read(*((sources == source).sum(dim=1).float() for source in Source))
+        return NodeCounts(*(int(count[row]) for count in self._node_counts))
+
+    def _read(self, *more: Tensor) -> list[NDArray[np.float32]]:
+        """A decision's one device → host read: confidences not read yet, and what else is asked for, each [B]."""
+        parts = [*(scores for _, _, scores in self._unread), *more]
+        together = torch.cat([part.flatten() for part in parts]).cpu().numpy()
+        read = np.split(together, np.cumsum([part.numel() for part in parts])[:-1])
+        for (level, rows, _), scores in zip(self._unread, read, strict=False):
+            if np.isnan(scores).any():
+                raise ModelOutputError(f"the draft head's lm_head returned NaN in draft call {level + 1}")
+            self._confidences[rows, level] = scores.reshape(len(rows), -1)
+        read = read[len(self._unread) :]
+        self._unread = []
+        return read
 
 
 def _read_back(nodes: Nodes, choices: Tensor, logits: Tensor) -> NDArray[np.float64]:
@@ -351,13 +422,13 @@ def _read_back(nodes: Nodes, choices: Tensor, logits: Tensor) -> NDArray[np.floa
         logits: [B, n, vocabulary].
 
     Returns:
-        [B, 7, n] float64: token, parent, depth, log-probability, the target's choice after the node, on the path,
-        whether all logits are finite.
+        [B, 8, n] float64: token, parent, depth, log-probability, source, the target's choice after the node, on the
+        path, whether all logits are finite.
     """
     agrees = (choices.gather(1, nodes.parents) == nodes.tokens) & (nodes.log_probs > -torch.inf)
     agrees[:, 0] = True
     on_path = (agrees[:, None] | ~nodes.ancestors).all(dim=2)
     finite = logits.sum(dim=2).isfinite()
-    columns = (nodes.tokens, nodes.parents, nodes.depths, nodes.log_probs, choices, on_path, finite)
+    columns = (nodes.tokens, nodes.parents, nodes.depths, nodes.log_probs, nodes.sources, choices, on_path, finite)
     read: NDArray[np.float64] = torch.stack([column.double() for column in columns], dim=1).cpu().numpy()
     return read

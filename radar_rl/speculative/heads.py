@@ -128,6 +128,13 @@ class DraftHead(nn.Module):
         self.register_buffer("cos", cos[0], persistent=False)  # [length, D]
         self.register_buffer("sin", sin[0], persistent=False)
 
+    def reach(self, length: int) -> None:
+        """Make the rotary tables cover positions below ``length``: near a context's end trees look past it."""
+        if len(self.cos) < length:
+            like = self.cos
+            self.build_rotary_tables(length)
+            self.cos, self.sin = self.cos.to(like), self.sin.to(like)
+
     def join(self) -> None:
         """For inference: fewer and larger matrix products. The head must not change type or device after it."""
         speed_up(self)
@@ -295,6 +302,7 @@ class DraftCache:
 
     def __init__(self, head: DraftHead, capacity: int, batch: int = 1) -> None:
         attention: Any = next(module for module in head.modules() if isinstance(module, Attention))
+        head.reach(capacity)
         like = attention.k_proj.weight
         shape = (batch, attention.kv_heads, capacity, attention.head_dim)
         self.keys, self.values = like.new_zeros(shape), like.new_zeros(shape)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from radar_rl.speculative.batch import Round, SpeculativeBatch
+from radar_rl.speculative.batch import DraftSource, Round, SpeculativeBatch
 from radar_rl.speculative.pair import Pair
 from radar_rl.speculative.state import DraftState
 
@@ -22,6 +22,7 @@ class SpeculativeSession:
         temperature, sample_top_k, sample_top_p, seed: see ``Sampling``.
         widen_first_level: verify ``tree_size - 1`` children of the root when a round stops after call 1 (RADAR).
         prefill_chunk: prompt tokens that pass through the models at once; bounds the memory of long prompts.
+        draft_source: ``head``, ``ngram`` or ``hybrid``, see ``SpeculativeBatch``.
 
     Attributes:
         batch: the batch of one.
@@ -46,6 +47,7 @@ class SpeculativeSession:
         seed: int = 0,
         widen_first_level: bool = False,
         prefill_chunk: int = 512,
+        draft_source: DraftSource = "head",
     ) -> None:
         self.batch = SpeculativeBatch(
             pair,
@@ -60,6 +62,7 @@ class SpeculativeSession:
             seed=seed,
             widen_first_level=widen_first_level,
             prefill_chunk=prefill_chunk,
+            draft_source=draft_source,
         )
 
     @property
@@ -69,7 +72,7 @@ class SpeculativeSession:
 
     @property
     def max_depth(self) -> int:
-        """Most draft calls in a round."""
+        """Most draft calls in a round; 0 where n-grams draft alone."""
         return self.batch.max_depth
 
     @property

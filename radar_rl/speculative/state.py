@@ -1,11 +1,20 @@
 """What a policy may look at in the middle of a round."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 Confidences = NDArray[np.float16]
+
+
+class NodeCounts(NamedTuple):
+    """Who proposed the draft nodes of a tree: the head alone, n-grams alone, or both."""
+
+    head: int
+    ngram: int
+    both: int
 
 
 class DraftState:
@@ -18,15 +27,22 @@ class DraftState:
         confidences: [max_depth, top_k] float16, the cumulative draft log-probabilities of each level's beam, sorted
             descending; rows from ``depth`` on are not filled. Live, they are read from the device when a policy
             looks at them; one that never looks costs no read.
+        sources: who proposed the nodes that would be verified now, None in a replay. Live, they are read when a policy
+            looks at them, the confidences with them: look at the sources first, and one read does for both.
     """
 
-    __slots__ = ("_confidences", "depth", "max_depth", "position")
+    __slots__ = ("_confidences", "_sources", "depth", "max_depth", "position")
 
     def __init__(
-        self, position: int, depth: int, max_depth: int, confidences: Confidences | Callable[[], Confidences]
+        self,
+        position: int,
+        depth: int,
+        max_depth: int,
+        confidences: Confidences | Callable[[], Confidences],
+        sources: Callable[[], NodeCounts] | None = None,
     ) -> None:
         self.position, self.depth, self.max_depth = position, depth, max_depth
-        self._confidences = confidences
+        self._confidences, self._sources = confidences, sources
 
     @property
     def confidences(self) -> Confidences:
@@ -34,3 +50,8 @@ class DraftState:
         if not isinstance(self._confidences, np.ndarray):
             self._confidences = self._confidences()
         return self._confidences
+
+    @property
+    def sources(self) -> NodeCounts | None:
+        """See the class."""
+        return None if self._sources is None else self._sources()

@@ -7,6 +7,7 @@ and keeps the ``top_k`` best as a beam. Each further call expands every beam nod
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 from functools import cached_property, lru_cache
 from typing import Protocol
 
@@ -33,6 +34,7 @@ class DraftTree:
     parent_array: NDArray[np.int64]
     depth_array: NDArray[np.int64]
     log_prob_array: NDArray[np.float32]
+    source_array: NDArray[np.uint8]
 
     @cached_property
     def tokens(self) -> list[int]:
@@ -54,6 +56,40 @@ class DraftTree:
         """Cumulative draft log-probabilities; 0 for the root."""
         return [float(x) for x in self.log_prob_array]
 
+    @cached_property
+    def sources(self) -> list[int]:
+        """Who proposed each node (``Source``); 0 for the root."""
+        return [int(x) for x in self.source_array]
+
+
+class Source(IntEnum):
+    """Who proposed a node, whichever of two scored it higher."""
+
+    HEAD = 1
+    NGRAM = 2
+    BOTH = 3
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """What may be verified: C candidates for each of B trees, parents before children, no path twice.
+
+    Attributes:
+        tokens: [B, C] int64, the target's token ids.
+        scores: [B, C] float32, cumulative log-probabilities, never above the parent's; −∞ where no candidate stands.
+        parents: [B, C] int64, the candidate index of each one's parent; −1 for the root.
+        levels: [B, C] int64, distance from the root.
+        sources: [B, C] uint8, ``Source``.
+        depth: the largest level there can be.
+    """
+
+    tokens: Tensor
+    scores: Tensor
+    parents: Tensor
+    levels: Tensor
+    sources: Tensor
+    depth: int
+
 
 @dataclass(frozen=True)
 class Nodes:
@@ -62,14 +98,18 @@ class Nodes:
     Attributes:
         tokens, parents, depths: [B, n] int64; a root's parent is 0, itself.
         log_probs: [B, n]; −∞ marks padding, whose other values mean nothing.
+        sources: [B, n] uint8, ``Source``; 0 for the root.
         ancestors: [B, n, n] bool; ``ancestors[b, i, j]``: j lies on the path from the root to i, i included.
+        depth: the largest depth there can be.
     """
 
     tokens: Tensor
     parents: Tensor
     depths: Tensor
     log_probs: Tensor
+    sources: Tensor
     ancestors: Tensor
+    depth: int
 
 
 class TreeSlots(Protocol):
@@ -245,29 +285,23 @@ class TreeGrowth:
         for row in range(len(self.depths)) if rows is None else rows:
             self.depths[row] += 1
 
-    def select(self, root_tokens: Tensor, tree_size: int, widen_first_level: bool = False) -> Nodes:
-        """The nodes to verify: the root and the best candidates by cumulative log-probability (EAGLE's reranking).
-
-        Ties go to the lower candidate index, so a parent never loses to its child.
+    def candidates(self, widen_first_level: bool = False) -> Candidates:
+        """What the draft calls so far scored.
 
         Args:
-            root_tokens: [B] int64.
-            tree_size: nodes, root included; with fewer candidates, all of them.
             widen_first_level: trees of one call offer all ``first_width`` scored children.
-
-        Returns:
-            Nodes in candidate order.
         """
         k, device = self.top_k, self.tokens.device
         tokens, scores, parents = (x[:, : self.width] for x in (self.tokens, self.scores, self.parents))
-        levels = candidate_levels(k, self.max_depth, device)[: self.width]
+        levels = candidate_levels(k, self.max_depth, device)[: self.width].expand(len(tokens), -1)
         if widen_first_level and 1 in self.depths:
             shallow = torch.tensor([depth == 1 for depth in self.depths], device=device)[:, None]
             more = self.wide_scores[:, k:].masked_fill(~shallow, NEGATIVE_INFINITY)
             tokens, scores = torch.cat((tokens, self.wide_tokens[:, k:]), 1), torch.cat((scores, more), 1)
             parents = torch.nn.functional.pad(parents, (0, more.shape[1]), value=-1)
             levels = torch.nn.functional.pad(levels, (0, more.shape[1]), value=1)
-        return chosen_nodes(root_tokens, tokens, scores, parents, levels, tree_size, self.depth)
+        sources = torch.full_like(tokens, Source.HEAD, dtype=torch.uint8)
+        return Candidates(tokens, scores, parents, levels, sources, self.depth)
 
 
 @lru_cache
@@ -277,42 +311,43 @@ def candidate_levels(top_k: int, max_depth: int, device: torch.device) -> Tensor
     return torch.arange(1, max_depth + 1, device=device).repeat_interleave(counts)
 
 
-def chosen_nodes(
-    root_tokens: Tensor, tokens: Tensor, scores: Tensor, parents: Tensor, levels: Tensor, tree_size: int, depth: int
-) -> Nodes:
-    """The root and the ``tree_size - 1`` best of C candidates, as trees.
+def select(root_tokens: Tensor, candidates: Candidates, tree_size: int) -> Nodes:
+    """The nodes to verify: the root and the best candidates by cumulative log-probability (EAGLE's reranking).
+
+    Ties go to the lower candidate index, so a parent never loses to its child.
 
     Args:
         root_tokens: [B] int64.
-        tokens, scores, parents: [B, C], as in ``TreeGrowth``; no score exceeds its parent's, and parents come first.
-        levels: [C] int64, depth of each candidate's node.
-        tree_size: nodes, root included.
-        depth: the largest level.
+        candidates: of each tree.
+        tree_size: nodes, root included; with fewer candidates, all of them.
 
     Returns:
         Nodes in candidate order.
     """
-    batch, width = tokens.shape
+    batch, width = candidates.tokens.shape
     n = min(tree_size - 1, width)
-    best = scores.sort(dim=1, descending=True, stable=True)
+    best = candidates.scores.sort(dim=1, descending=True, stable=True)
     padding = best.values[:, :n] == NEGATIVE_INFINITY
-    kept = (best.indices[:, :n] + width * padding).sort(dim=1).values % width  # [B, n], padding last
-    node_of = torch.zeros(batch, width + 1, dtype=torch.int64, device=tokens.device)  # last column: the root
-    node_of.scatter_(1, kept, torch.arange(1, n + 1, device=tokens.device).expand(batch, -1))
+    kept = (best.indices[:, :n] + width * padding).sort(dim=1).values % max(width, 1)  # [B, n], padding last
+    node_of = root_tokens.new_zeros(batch, width + 1)  # last column: the root
+    node_of.scatter_(1, kept, torch.arange(1, n + 1, device=kept.device).expand(batch, -1))
 
-    def rooted(value: Tensor, root: Tensor) -> Tensor:
-        return torch.cat((root[:, None], value), dim=1)
+    def rooted(values: Tensor, root: Tensor) -> Tensor:
+        return torch.cat((root.to(values.dtype)[:, None], values.gather(1, kept)), dim=1)
 
     zero = torch.zeros_like(root_tokens)
-    all_parents = rooted(node_of.gather(1, parents.gather(1, kept) % (width + 1)), zero)  # −1 wraps to the root
+    above = rooted(candidates.parents, zero - 1) % (width + 1)  # −1, the root's own too, wraps to the last column
+    parents = node_of.gather(1, above)
     # A step leads to a node itself or to its parent; squared often enough, it leads to every ancestor.
-    step = torch.eye(n + 1, device=tokens.device).repeat(batch, 1, 1).scatter_(2, all_parents[:, :, None], 1.0)
-    for _ in range((depth - 1).bit_length()):
+    step = torch.eye(n + 1, device=kept.device).repeat(batch, 1, 1).scatter_(2, parents[:, :, None], 1.0)
+    for _ in range((candidates.depth - 1).bit_length()):
         step = step @ step
     return Nodes(
-        tokens=rooted(tokens.gather(1, kept), root_tokens),
-        parents=all_parents,
-        depths=rooted(levels[kept], zero),
-        log_probs=rooted(scores.gather(1, kept), torch.zeros_like(scores[:, 0])),
+        tokens=rooted(candidates.tokens, root_tokens),
+        parents=parents,
+        depths=rooted(candidates.levels, zero),
+        log_probs=rooted(candidates.scores, zero),
+        sources=rooted(candidates.sources, zero),
         ancestors=step > 0,
+        depth=candidates.depth,
     )

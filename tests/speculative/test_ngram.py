@@ -13,11 +13,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from radar_rl.errors import InputError
-from radar_rl.speculative import Pair
-from radar_rl.speculative.heads import DraftCache
-from radar_rl.speculative.ngram import ESCAPE, NgramCandidates, NgramIndex, Source, merge
-from radar_rl.speculative.target import TargetCache
-from radar_rl.speculative.tree import LiveSlots, TreeGrowth
+from radar_rl.speculative.ngram import ESCAPE, NgramCandidates, NgramIndex, merge, proposals
+from radar_rl.speculative.tree import Candidates, Nodes, Source, select
 
 Path = tuple[int, ...]
 
@@ -154,105 +151,103 @@ def test_an_index_of_nothing_is_refused(shape: tuple[int, int], options: dict[st
         NgramIndex(*shape, **options)
 
 
-Candidates = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]
-NOTHING = NgramIndex().propose(0, 1)
+Head = tuple[list[int], list[int], list[float]]
 
 
 @st.composite
-def heads(draw: st.DrawFn) -> Candidates:
+def heads(draw: st.DrawFn) -> Head:
     """Candidates of a head: parents first, distinct children, scores that never rise along a path, ties among them."""
     tokens: list[int] = []
     parents: list[int] = []
     scores: list[float] = []
     for parent, token, step in draw(
-        st.lists(st.tuples(st.integers(-1, 12), st.integers(0, 3), st.sampled_from([0.0, 0.25, 0.5, 1.5])), max_size=40)
+        st.lists(
+            st.tuples(st.integers(-1, 12), st.integers(0, 3), st.sampled_from([0.0, 0.25, 0.5, 1.5])),
+            min_size=1,
+            max_size=40,
+        )
     ):
         above = min(parent, len(tokens) - 1)
         if (above, token) not in zip(parents, tokens, strict=True):
             tokens.append(token)
             parents.append(above)
             scores.append((scores[above] if above >= 0 else 0.0) - step)
-    return np.array(tokens, np.int64), np.array(parents, np.int64), np.array(scores, np.float32)
+    return tokens, parents, scores
 
 
-def brute_force(head: Candidates, ngram: NgramCandidates, size: int) -> list[tuple[Path, np.float32, Source]]:
+def candidates(*rows: Head) -> Candidates:
+    """A head's candidates of several trees side by side; shorter rows end in padding."""
+    width = max(len(tokens) for tokens, _, _ in rows)
+    table = torch.zeros(len(rows), 4, width, dtype=torch.float64)
+    table[:, 3] = -torch.inf
+    depth = 1
+    for row, (tokens, parents, scores) in zip(table, rows, strict=True):
+        levels = [len(path) for path in paths(tokens, parents)]
+        depth = max([depth, *levels])
+        row[:, : len(tokens)] = torch.tensor([tokens, parents, levels, scores])
+    whole = table[:, :3].long()
+    sources = torch.full_like(whole[:, 0], Source.HEAD, dtype=torch.uint8)
+    return Candidates(whole[:, 0], table[:, 3].float(), whole[:, 1], whole[:, 2], sources, depth)
+
+
+def chosen(nodes: Nodes, row: int) -> list[tuple[Path, float, int]]:
+    """Path, score and source of each draft node of one tree, padding left out; ancestors and depths must be its own."""
+    count = int((nodes.log_probs[row] > -torch.inf).sum())
+    assert (nodes.log_probs[row, count:] == -torch.inf).all()  # padding comes last
+    parents = nodes.parents[row, :count].tolist()
+    above = [{0}]
+    for node in range(1, count):
+        assert parents[node] < node
+        above.append({node, *above[parents[node]]})
+    assert [set(torch.nonzero(seen)[:, 0].tolist()) for seen in nodes.ancestors[row, :count]] == above
+    assert nodes.depths[row, :count].tolist() == [len(nodes_above) - 1 for nodes_above in above]
+    found = paths(nodes.tokens[row, 1:count].tolist(), [parent - 1 for parent in parents[1:]])
+    return list(zip(found, nodes.log_probs[row, 1:count].tolist(), nodes.sources[row, 1:count].tolist(), strict=True))
+
+
+def brute_force(head: Head, ngram: NgramCandidates, size: int) -> list[tuple[Path, float, Source]]:
     """Every path once with its better score; the best, ties to the earlier; in candidate order."""
-    merged: dict[Path, tuple[np.float32, Source]] = {}
+    merged: dict[Path, tuple[float, Source]] = {}
     for path, score in zip(paths(*head[:2]), head[2], strict=True):
         merged[path] = score, Source.HEAD
-    for path, score in zip(paths(ngram.tokens, ngram.parents), ngram.log_probs, strict=True):
+    for path, score in zip(paths(ngram.tokens, ngram.parents), ngram.log_probs.tolist(), strict=True):
         other = merged.get(path)
         merged[path] = (score, Source.NGRAM) if other is None else (max(score, other[0]), Source.BOTH)
-    best = sorted(merged, key=lambda path: -merged[path][0])[:size]
+    best = set(sorted(merged, key=lambda path: -merged[path][0])[:size])
     return [(path, *merged[path]) for path in merged if path in best]
 
 
-@given(heads(), texts, st.integers(2, 30))
-def test_merging_takes_the_best_of_both(head: Candidates, text: list[int], tree_size: int) -> None:
-    ngram = index_of(text).propose(20, 6)
-    nodes = merge(*head, ngram, tree_size)
-    chosen = paths(nodes.tokens, nodes.parents)
-    assert list(zip(chosen, nodes.log_probs, nodes.sources, strict=True)) == brute_force(head, ngram, tree_size - 1)
-    assert nodes.depths.tolist() == [len(path) for path in chosen]
-    # A tree: closed under ancestors, parents first, no path twice, never above the budget.
-    assert len(chosen) < tree_size
-    assert len(set(chosen)) == len(chosen)
-    assert all(-1 <= parent < i for i, parent in enumerate(nodes.parents.tolist()))
-    assert all(not path[:-1] or path[:-1] in chosen for path in chosen)
-    for score, parent in zip(nodes.log_probs, nodes.parents.tolist(), strict=True):
-        assert parent < 0 or score <= nodes.log_probs[parent]
-    # What the head loses to the index is worth no more than what is kept.
-    for path, score in zip(paths(*head[:2]), head[2], strict=True):
-        assert path in chosen or score <= nodes.log_probs.min()
+ROOT = torch.tensor([9])
+CPU = torch.device("cpu")
+
+
+@given(st.lists(st.tuples(heads(), texts), min_size=1, max_size=3), st.integers(2, 30))
+def test_merging_takes_the_best_of_both(trees: list[tuple[Head, list[int]]], tree_size: int) -> None:
+    indices = [index_of(text) for _, text in trees]
+    merged = merge(candidates(*(head for head, _ in trees)), proposals(indices, 20, CPU, 6))
+    nodes = select(ROOT.expand(len(trees)), merged, tree_size)
+    for row, ((head, _), index) in enumerate(zip(trees, indices, strict=True)):
+        assert chosen(nodes, row) == brute_force(head, index.propose(20, 6), tree_size - 1)
+
+
+@given(st.lists(texts, min_size=1, max_size=3), st.integers(2, 30))
+def test_an_index_alone_fills_the_tree(some: list[list[int]], tree_size: int) -> None:
+    indices = [index_of(text) for text in some]
+    nodes = select(ROOT.expand(len(some)), proposals(indices, tree_size - 1, CPU, 6), tree_size)
+    for row, index in enumerate(indices):
+        ngram = index.propose(tree_size - 1, 6)
+        expected = zip(paths(ngram.tokens, ngram.parents), ngram.log_probs.tolist(), strict=True)
+        assert chosen(nodes, row) == [(path, score, Source.NGRAM) for path, score in expected]
 
 
 def test_a_path_of_both_sources_is_one_node_with_the_better_score() -> None:
-    def nodes(score: float) -> Any:
-        head = np.array([5, 6]), np.array([-1, 0]), np.array([score, score - 1.0], np.float32)
-        return merge(*head, NgramCandidates(np.array([5, 7]), np.array([-1, 0]), np.array([-1, -2], np.float32)), 10)
-
-    assert nodes(-0.5).log_probs.tolist() == [-0.5, -1.5, -2]
-    assert nodes(-3.0).log_probs.tolist() == [-1, -4, -2]
-    assert nodes(-3.0).tokens.tolist() == [5, 6, 7]
-    assert nodes(-3.0).parents.tolist() == [-1, 0, 0]
-    assert nodes(-3.0).sources.tolist() == [Source.BOTH, Source.HEAD, Source.NGRAM]
-
-
-def test_merging_leaves_the_heads_candidates_as_they_are() -> None:
-    scores = torch.tensor([-3.0])  # of a growth that may be drafted further
-    merge(torch.tensor([5]), torch.tensor([-1]), scores, index_of([2, 5, 2]).propose(1, 1), 10)
-    assert scores.tolist() == [-3.0]
-
-
-@given(texts, st.integers(2, 30))
-def test_an_index_alone_fills_the_tree(text: list[int], tree_size: int) -> None:
-    ngram = index_of(text).propose(tree_size - 1, 6)
-    empty = np.empty(0, np.int64)
-    nodes = merge(empty, empty, np.empty(0, np.float32), ngram, tree_size)
-    assert np.array_equal(nodes.tokens, ngram.tokens)
-    assert np.array_equal(nodes.parents, ngram.parents)
-    assert set(nodes.sources.tolist()) <= {Source.NGRAM}
-
-
-def test_without_an_index_the_tree_is_the_heads(pocket: Pair, shipped_prompts: list[str]) -> None:
-    with torch.inference_mode():
-        for prompt in shipped_prompts:
-            ids = torch.tensor(pocket.encode_prompt(prompt))
-            _, features = pocket.target.extend(ids, TargetCache(pocket.target.model, len(ids)))
-            cache = DraftCache(pocket.head, len(ids) + 30)
-            hidden = cache.extend(pocket.head, features[None, :-1], ids[None, 1:], [len(ids) - 1])
-            root = torch.tensor([len(ids) - 1])
-            growth = TreeGrowth(
-                pocket.head, LiveSlots(cache), root, hidden[:, -1], top_k=10, max_depth=4, first_width=59
-            )
-            while True:
-                tokens, parents, scores = (x[0, : growth.width] for x in (growth.tokens, growth.parents, growth.scores))
-                nodes, expected = merge(tokens, parents, scores, NOTHING, 60), growth.select(ids[-1:], 60)
-                assert nodes.tokens.tolist() == expected.tokens[0, 1:].tolist()
-                assert (nodes.parents + 1).tolist() == expected.parents[0, 1:].tolist()
-                assert nodes.depths.tolist() == expected.depths[0, 1:].tolist()
-                assert nodes.log_probs.tolist() == expected.log_probs[0, 1:].tolist()
-                assert set(nodes.sources.tolist()) == {Source.HEAD}
-                if growth.depth == 4:
-                    break
-                growth.grow()
+    ngram = proposals([index_of([3, 5, 7, 3])], 2, CPU)  # 5, then 7
+    score = ngram.scores[0].tolist()
+    for head_score in (-0.01, -30.0):
+        head = candidates(([5, 6], [-1, 0], [head_score, head_score - 1]))
+        assert chosen(select(ROOT, merge(head, ngram), 10), 0) == [
+            ((5,), pytest.approx(max(head_score, score[0])), Source.BOTH),
+            ((5, 6), pytest.approx(head_score - 1), Source.HEAD),
+            ((5, 7), score[1], Source.NGRAM),
+        ]
+        assert head.scores.tolist() == [[pytest.approx(head_score), pytest.approx(head_score - 1)]]  # left as they are

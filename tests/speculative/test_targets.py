@@ -1,4 +1,4 @@
-"""Targets of four families, tiny and random: a verified tree is the texts it holds, and greedy text is ``generate``'s."""
+"""Targets of four families, tiny and random: a tree is the texts it holds, and greedy text is ``generate``'s."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -126,5 +126,5 @@ def test_a_sharded_checkpoint_is_the_whole_one(tmp_path: Path) -> None:
 
 def test_positions_that_move_with_the_text_are_refused(tmp_path: Path) -> None:
     rope = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}
-    with pytest.raises(CheckpointError, match="rope type 'dynamic'.*expected default, linear, llama3 or yarn"):
+    with pytest.raises(CheckpointError, match=r"rope type 'dynamic'.*expected default, linear, llama3 or yarn"):
         Target(LlamaForCausalLM(LlamaConfig(**SIZES, rope_parameters=rope)), eagle3=True)
