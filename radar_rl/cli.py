@@ -26,6 +26,8 @@ VERBS = {
     "decode": "radar_rl.runtime.decode:decode",
     "convert": "radar_rl.runtime.convert:convert",
     "train-pair": "radar_rl.zoo.train_pair:train_pair",
+    "bench-round": "radar_rl.benchmarks.round:bench_round",
+    "bench-hybrid": "radar_rl.benchmarks.hybrid:bench_hybrid",
 }
 
 FLAGS = ("--prompt", "--compare", "--explain", "--debug", "--help", "--version")
@@ -46,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in argv
     try:
         flags, rest = _own_flags(argv)
+        rest = _joined(rest)
         if flags.version:
             print(f"radar-rl {__version__}")
         elif not rest:
@@ -67,6 +70,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("radar-rl: interrupted; what was finished is kept", file=sys.stderr)
         return 130
     return 0
+
+
+def _joined(rest: list[str]) -> list[str]:
+    """``bench NAME`` as the one verb that it is, ``bench-NAME``.
+
+    Raises:
+        ConfigError: NAME is missing or unknown.
+    """
+    if rest[:1] != ["bench"]:
+        return rest
+    names = [verb.removeprefix("bench-") for verb in VERBS if verb.startswith("bench-")]
+    if len(rest) < 2 or rest[1] not in names:
+        raise ConfigError(f"bench NAME: which one? {', '.join(names)}")
+    return [f"bench-{rest[1]}", *rest[2:]]
 
 
 def _own_flags(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:

@@ -36,15 +36,24 @@ def overview(verbs: Mapping[str, str]) -> str:
     lines = []
     for verb in verbs:
         lines += textwrap.wrap(
-            _purpose(verb), WIDTH, initial_indent=f"  {verb:<11}", subsequent_indent=" " * 13, break_on_hyphens=False
+            _purpose(verb),
+            WIDTH,
+            initial_indent=f"  {spoken(verb):<14}",
+            subsequent_indent=" " * 16,
+            break_on_hyphens=False,
         )
     return OVERVIEW.format(verbs="\n".join(lines))
+
+
+def spoken(verb: str) -> str:
+    """A verb as it is typed: ``bench round`` for ``bench-round``."""
+    return verb.replace("bench-", "bench ")
 
 
 def page(verb: str) -> str:
     """What ``radar-rl VERB --help`` prints: purpose, groups, keys with defaults and comments."""
     lines = textwrap.wrap(_purpose(verb), WIDTH)
-    lines += ["", f"usage: radar-rl {verb} key=value …", ""]
+    lines += ["", f"usage: radar-rl {spoken(verb)} key=value …", ""]
     for group, default in _groups(verb):
         lines.append(f"  {group}={default}")
         for name in choices(group):

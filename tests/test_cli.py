@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import pytest
 
-from radar_rl import cli, settings
+from radar_rl import cli, manual, settings
 from radar_rl.errors import InputError
 
 Calls = list[dict[str, Any]]
@@ -169,7 +169,7 @@ def test_help_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
     for arguments in ([], ["--help"], ["-h"]):
         assert cli.main(arguments) == 0
         printed = capsys.readouterr().out
-        assert all(f"\n  {verb} " in printed for verb in cli.VERBS)
+        assert all(f"\n  {manual.spoken(verb)} " in printed for verb in cli.VERBS)
 
 
 @pytest.mark.parametrize("verb", cli.VERBS)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from radar_rl import cli
+from radar_rl import cli, manual
 
 README = Path(__file__).parent.parent / "README.md"
 
@@ -21,6 +21,7 @@ SMALL = {
     "evaluate": ["resamples=50"],
     "rollout": ["episodes=3"],
     "decode": ["max_new_tokens=12"],
+    "bench": ["max_new_tokens=12", "max_depth=2"],
 }
 
 
@@ -34,7 +35,7 @@ class Block:
 
 
 def blocks() -> Iterator[Block]:
-    for match in re.finditer(r"(?:<!-- needs (.+) -->\n)?```(\w+)\n(.*?)```", README.read_text(), re.DOTALL):
+    for match in re.finditer(r"(?:<!-- needs ([^\n]+) -->\n)?```(\w+)\n(.*?)```", README.read_text(), re.DOTALL):
         yield Block(match[2], match[3], match[1])
 
 
@@ -51,7 +52,8 @@ def commands(*, needing: bool) -> list[list[str]]:
 def test_the_readme_has_something_to_run() -> None:
     assert {block.language for block in blocks()} == {"bash", "python"}
     assert {command[0] for command in commands(needing=False)} == {"make", "radar-rl"}
-    verbs = {command[1] for command in commands(needing=False) if command[0] == "radar-rl"}
+    typed = [" ".join(command[1:3]) + " " for command in commands(needing=False) if command[0] == "radar-rl"]
+    verbs = {verb for verb in cli.VERBS for words in typed if words.startswith(f"{manual.spoken(verb)} ")}
     assert verbs == set(cli.VERBS) - {"train-pair"}
 
 

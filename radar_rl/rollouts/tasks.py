@@ -63,7 +63,7 @@ def load_prompts(
     ``prompt_ids``, optionally ``id`` and ``context``.
 
     Args:
-        tasks: names; not used with ``path``.
+        tasks: names, or NAME/CATEGORY for the rows of one ``category``; not used with ``path``.
         path: a file of rows instead; the task is called as the file.
         split: which file of a set.
         data_dir: folder of sets; None uses the environment variable ``RADAR_RL_DATA``, if set.
@@ -84,7 +84,10 @@ def load_prompts(
     folder = data_dir or os.environ.get(DATA_VARIABLE) or None
     prompts: list[Prompt] = []
     for name in dict.fromkeys(tasks):
-        origin, rows = _rows(name, split, None if folder is None else Path(folder))
+        task, _, category = name.partition("/")
+        origin, rows = _rows(task, split, None if folder is None else Path(folder))
+        if category:
+            rows = _of_category(origin, category, rows)
         prompts.extend(_prompts(name, origin, islice(rows, limit)))
     return prompts
 
@@ -164,6 +167,25 @@ def _rows(name: str, split: str, folder: Path | None) -> tuple[str, Iterator[dic
     )
 
 
+def _of_category(origin: str, category: str, rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The rows of one category.
+
+    Raises:
+        InputError: there are none; names the categories that there are.
+    """
+    others: set[str] = set()
+    found = False
+    for row in rows:
+        own = str(row.get("category", "none"))
+        if own == category:
+            found = True
+            yield row
+        else:
+            others.add(own)
+    if not found:
+        raise InputError(f"{origin}: no rows of category {category!r}; categories: {', '.join(sorted(others))}")
+
+
 def _hub_rows(name: str, hub: Mapping[str, Any], columns: Mapping[str, str | None]) -> Iterator[dict[str, Any]]:
     """Rows of a Hub set under our names of the columns."""
     try:
@@ -178,7 +200,8 @@ def _hub_rows(name: str, hub: Mapping[str, Any], columns: Mapping[str, str | Non
             hub["path"], hub.get("name"), split=hub["split"], data_files=hub.get("data_files"), streaming=True
         )
         for row in rows:
-            yield {ours: row[theirs] for ours, theirs in columns.items() if theirs is not None}
+            renamed = {ours: row[theirs] for ours, theirs in columns.items() if theirs is not None}
+            yield renamed | ({"category": row["category"]} if "category" in row else {})
     except (OSError, ValueError, KeyError) as error:
         raise InputError(
             f"task {name!r}: the Hub set {hub['path']} cannot be read ({error}); "

@@ -72,7 +72,8 @@ def measure(
     )
 
 
-def _clock(pair: Pair) -> float:
+def clock(pair: Pair) -> float:
+    """Seconds, once the device has done what it was given."""
     if pair.target.device.type == "cuda":
         torch.cuda.synchronize(pair.target.device)
     return time.perf_counter()
@@ -80,27 +81,27 @@ def _clock(pair: Pair) -> float:
 
 def _timed_round(session: SpeculativeSession, max_depth: int) -> tuple[list[float], float]:
     """Seconds of each draft call and of verification, and of the whole round."""
-    marks = [_clock(session.pair)]
+    marks = [clock(session.pair)]
     session.begin()
-    marks.append(_clock(session.pair))
+    marks.append(clock(session.pair))
     for _ in range(max_depth - 1):
         session.draft()
-        marks.append(_clock(session.pair))
+        marks.append(clock(session.pair))
     session.verify()
-    marks.append(_clock(session.pair))
-    return np.diff(marks).tolist(), _clock(session.pair) - marks[0]
+    marks.append(clock(session.pair))
+    return np.diff(marks).tolist(), clock(session.pair) - marks[0]
 
 
 def _token_seconds(pair: Pair, prompt: list[int]) -> list[float]:
     """Seconds of each of a few tokens decoded by the target alone, the prefill left out."""
     marks = []
     for _ in autoregressive(pair, prompt, max_new_tokens=9):
-        marks.append(_clock(pair))
+        marks.append(clock(pair))
     return np.diff(marks).tolist()
 
 
-def _decision_seconds(max_depth: int, top_k: int, repeats: int) -> float:
-    """Seconds of one decision of a network of the default size."""
+def default_network(max_depth: int, top_k: int) -> LearnedPolicy:
+    """A policy of random weights and the default size, to be timed."""
     spec = ObservationSpec(max_depth, top_k)
     generator = np.random.default_rng(0)
     sizes = [spec.size, *DECISION_NETWORK, 2]
@@ -108,7 +109,12 @@ def _decision_seconds(max_depth: int, top_k: int, repeats: int) -> float:
         (generator.normal(size=(out, into)).astype(np.float32), np.zeros(out, np.float32))
         for into, out in pairwise(sizes)
     ]
-    policy = LearnedPolicy("timed", spec, layers)
+    return LearnedPolicy("timed", spec, layers)
+
+
+def _decision_seconds(max_depth: int, top_k: int, repeats: int) -> float:
+    """Seconds of one decision of a network of the default size."""
+    policy = default_network(max_depth, top_k)
     confidences = np.zeros((max_depth, top_k), np.float16)
     times = []
     for i in range(50 * repeats):

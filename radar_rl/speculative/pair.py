@@ -159,6 +159,17 @@ def load_pair(
     )
 
 
+def stock_target(pair: Pair, target: str | Path) -> PreTrainedModel:
+    """A pair's target once more, as transformers itself loads it, nothing of it replaced: what to compare with.
+
+    Args:
+        target: as ``load_pair`` took it.
+    """
+    model = _load_target(target_checkpoint(target), pair.target.model.dtype, pair.target.device)
+    model.eval()
+    return model
+
+
 def pair_identities(target: str | Path, draft: str | Path) -> tuple[str, str]:
     """``NAME@HASH`` of both models' weights, without loading them; names as ``load_pair`` takes them."""
     folders = (target_checkpoint(target), head_checkpoint(draft))

@@ -44,8 +44,8 @@ THRESHOLD = 1e-3
 CPU = torch.device("cpu")
 SETTINGS = {  # and how many texts are drawn
     Sampling(1.0): 20_000,
-    Sampling(0.7, top_k=4): 5_000,
-    Sampling(1.3, top_p=0.8): 5_000,
+    Sampling(0.7, top_k=4): 20_000,
+    Sampling(1.3, top_p=0.8): 20_000,
     Sampling(0.9, top_k=5, top_p=0.85): 20_000,
 }
 

@@ -1,0 +1,332 @@
+"""``radar-rl bench round``: where a round's time goes, and tokens per second beside transformers' own ``generate``.
+
+Needs no more than a serving machine has, so it also runs as a library: ``measure(pair, prompts, …)``.
+"""
+
+import json
+import platform
+import random
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from rich.console import Console
+from rich.table import Table
+
+from radar_rl import __version__
+from radar_rl.errors import ConfigError
+from radar_rl.policies import CONTINUE, StaticDepth
+from radar_rl.policies.protocol import MemorylessPolicy
+from radar_rl.progress import track
+from radar_rl.runtime import SpeculativeDecoder, autoregressive
+from radar_rl.runtime.models import inflated_shape, pair_from_config
+from radar_rl.runtime.profiler import clock, default_network
+from radar_rl.speculative import DraftState, Pair, SpeculativeSession
+from radar_rl.speculative.pair import stock_target
+
+DRAFT, GROW, DECIDE, VERIFY, REST = "draft", "draft: grow", "decide", "verify", "rest"
+MEANING = {
+    DRAFT: "the head's forward passes",
+    GROW: "draft calls otherwise: scores, best children, next beam, masks",
+    DECIDE: "a network of the default size, asked after every call but the last",
+    VERIFY: "the target's forward pass over the tree",
+    REST: "choosing nodes, accepting, caches, the loop",
+}
+WIDTH = 100
+
+
+@dataclass(frozen=True)
+class Row:
+    """One way of decoding the prompts, prefill included.
+
+    Attributes:
+        name: of the way.
+        tokens: new tokens, over all prompts.
+        seconds: for them: each prompt's median over the repeats, summed.
+        rounds, draft_calls: over all prompts; 0 without speculation.
+        same_text: prompts whose text is that of ``generate``.
+    """
+
+    name: str
+    tokens: int
+    seconds: float
+    rounds: int
+    draft_calls: int
+    same_text: int
+
+    @property
+    def tokens_per_second(self) -> float:
+        """New tokens over seconds."""
+        return self.tokens / self.seconds
+
+
+@dataclass(frozen=True)
+class RoundMeasurement:
+    """What ``measure`` found.
+
+    Attributes:
+        parts: seconds a round of each part of ``MEANING``, at ``max_depth`` draft calls; the median over repeats.
+        rows: transformers' ``generate`` first, then ours alone, then static depths 1 … ``max_depth``.
+        prompts: how many were decoded.
+    """
+
+    parts: dict[str, float]
+    rows: list[Row]
+    prompts: int
+
+    @property
+    def rest_share(self) -> float:
+        """Share of a round that is neither draft call, decision nor the target's forward pass."""
+        return self.parts[REST] / sum(self.parts.values())
+
+
+class _AlwaysOn(MemorylessPolicy):
+    """Asks a network of the default size and continues whatever it says: a decision's time at a fixed depth."""
+
+    name = "always on"
+
+    def __init__(self, max_depth: int, top_k: int) -> None:
+        self.network = default_network(max_depth, top_k)
+
+    def act(self, state: DraftState) -> int:
+        """CONTINUE."""
+        self.network.act(state)
+        return CONTINUE
+
+
+def measure(
+    pair: Pair,
+    stock: transformers.PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_depth: int = 8,
+    top_k: int = 10,
+    tree_size: int = 60,
+    max_new_tokens: int = 96,
+    repeats: int = 5,
+) -> RoundMeasurement:
+    """Decode prompts greedily in every way, side by side: all ways of a prompt follow each other, in random order.
+
+    Args:
+        pair: target and draft head.
+        stock: the target as transformers loads it, for its own ``generate``.
+        prompts: token ids of each.
+        repeats: passes that count; one before them warms up.
+    """
+
+    def decoder(policy: StaticDepth | _AlwaysOn) -> SpeculativeDecoder:
+        return SpeculativeDecoder(pair, policy, max_depth=max_depth, top_k=top_k, tree_size=tree_size)
+
+    generate: Any = stock.generate
+
+    def theirs(ids: Sequence[int]) -> tuple[list[int], int, int]:
+        given = torch.tensor([list(ids)], device=pair.target.device)
+        out = generate(
+            given,
+            attention_mask=torch.ones_like(given),
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            pad_token_id=0,
+        )
+        return out[0, len(ids) :].tolist(), 0, 0
+
+    def alone(ids: Sequence[int]) -> tuple[list[int], int, int]:
+        return list(autoregressive(pair, ids, max_new_tokens=max_new_tokens)), 0, 0
+
+    def static(depth: int) -> Callable[[Sequence[int]], tuple[list[int], int, int]]:
+        fixed = decoder(StaticDepth(depth))
+
+        def speculative(ids: Sequence[int]) -> tuple[list[int], int, int]:
+            out = fixed.generate(ids, max_new_tokens=max_new_tokens)
+            return out.token_ids, len(out.rounds), sum(done.draft_calls for done in out.rounds)
+
+        return speculative
+
+    ways: dict[str, Callable[[Sequence[int]], tuple[list[int], int, int]]] = {
+        "transformers generate": theirs,
+        "autoregressive": alone,
+    }
+    ways |= {f"static-{depth}": static(depth) for depth in range(1, max_depth + 1)}
+    order = random.Random(0)
+    seconds: dict[str, list[list[float]]] = {name: [[] for _ in prompts] for name in ways}
+    outputs: dict[str, list[tuple[list[int], int, int]]] = {name: [] for name in ways}
+    parts: list[dict[str, float]] = []
+    deciding = decoder(_AlwaysOn(max_depth, top_k))
+    for repeat in track(range(repeats + 1), repeats + 1, "bench round"):
+        for number, ids in enumerate(prompts):
+            names = list(ways)
+            order.shuffle(names)
+            for name in names:
+                start = clock(pair)
+                output = ways[name](ids)
+                took = clock(pair) - start
+                if repeat == 0:
+                    outputs[name].append(output)
+                else:
+                    seconds[name][number].append(took)
+        spent = _round_parts(deciding, prompts, max_new_tokens)
+        if repeat > 0:
+            parts.append(spent)
+    texts = [tokens for tokens, _, _ in outputs["transformers generate"]]
+    rows = []
+    for name, done in outputs.items():
+        same = sum(tokens == text for (tokens, _, _), text in zip(done, texts, strict=True))
+        total = sum(statistics.median(times) for times in seconds[name])
+        counts = [sum(column) for column in zip(*((len(tokens), *rest) for tokens, *rest in done), strict=True)]
+        rows.append(Row(name, counts[0], total, counts[1], counts[2], same))
+    median = {part: statistics.median(spent[part] for spent in parts) for part in MEANING}
+    return RoundMeasurement(median, rows, len(prompts))
+
+
+def _round_parts(
+    decoder: SpeculativeDecoder, prompts: Sequence[Sequence[int]], max_new_tokens: int
+) -> dict[str, float]:
+    """Mean seconds a round of each part, the prompts' prefill left out."""
+    rounds = 0
+    spent = dict.fromkeys(MEANING, 0.0)
+    for ids in prompts:
+        session = decoder.start(ids, max_new_tokens=max_new_tokens)
+        with _stopwatch(decoder, session, spent):
+            rounds += sum(1 for _ in decoder.rounds(session))
+    return {part: total / rounds for part, total in spent.items()}
+
+
+@contextmanager
+def _stopwatch(decoder: SpeculativeDecoder, session: SpeculativeSession, spent: dict[str, float]) -> Iterator[None]:
+    """Add the seconds of every moment to one part's: the forward passes lie inside the draft calls that they belong to.
+
+    The parts' methods are replaced on their objects for the while.
+    """
+    pair = decoder.pair
+    part, since = REST, clock(pair)
+
+    def switch(to: str) -> None:
+        nonlocal part, since
+        now = clock(pair)
+        spent[part] += now - since
+        part, since = to, now
+
+    def timed(inner: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            outer = part
+            if outer not in (REST, GROW):  # EAGLE-2's head scores with the target's own output layer
+                return function(*args, **kwargs)
+            switch(inner)
+            try:
+                return function(*args, **kwargs)
+            finally:
+                switch(outer)
+
+        return call
+
+    watched: list[tuple[Any, str, str]] = [(pair.head, name, DRAFT) for name in ("condition", "layer", "logits")]
+    watched += [(session.batch, name, GROW) for name in ("begin", "draft")]
+    watched += [(pair.target, name, VERIFY) for name in ("forward", "logits")]
+    watched.append((decoder.policy, "act", DECIDE))
+    for holder, name, inner in watched:
+        object.__setattr__(holder, name, timed(inner, getattr(holder, name)))
+    try:
+        yield
+    finally:
+        switch(REST)
+        for holder, name, _ in watched:
+            object.__delattr__(holder, name)
+
+
+def bench_round(
+    *,
+    out: str | None,
+    model: Mapping[str, Any],
+    messages: list[str],
+    max_depth: int,
+    top_k: int,
+    tree_size: int,
+    max_new_tokens: int,
+    repeats: int,
+) -> RoundMeasurement:
+    """The verb ``bench round``: measure, print both tables, write them to ``out`` if it is given.
+
+    Raises:
+        ConfigError: no messages, or a number out of range.
+    """
+    if not messages or repeats < 1:
+        raise ConfigError(f"expected messages and repeats ≥ 1, got {len(messages)} and {repeats}")
+    pair = pair_from_config(model)
+    pair.check_shape(max_depth, top_k, tree_size)
+    prompts = [pair.encode_prompt(message) for message in messages]
+    for ids in prompts:
+        pair.check_prompt(ids, max_new_tokens)
+    stock = pair.target.model if inflated_shape(model) else stock_target(pair, model["target"])
+    measured = measure(
+        pair,
+        stock,
+        prompts,
+        max_depth=max_depth,
+        top_k=top_k,
+        tree_size=tree_size,
+        max_new_tokens=max_new_tokens,
+        repeats=repeats,
+    )
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = WIDTH
+    for table in tables(measured, pair.label):
+        console.print(table)
+    console.print(", ".join(f"{key} {value}" for key, value in machine(pair).items()))
+    if out is not None:
+        Path(out).parent.mkdir(parents=True, exist_ok=True)
+        Path(out).write_text(json.dumps({"pair": pair.label, **machine(pair), **asdict(measured)}, indent=2) + "\n")
+        print(f"bench round: written to {out}")
+    return measured
+
+
+def machine(pair: Pair) -> dict[str, Any]:
+    """What the seconds depend on."""
+    device = pair.target.device
+    kind = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    return {
+        "device": f"{device.type} ({kind})",
+        "dtype": str(pair.target.model.dtype).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "radar-rl": __version__,
+    }
+
+
+def tables(measured: RoundMeasurement, label: str) -> list[Table]:
+    """The measurement as two tables: a round's parts, and the ways of decoding."""
+    total = sum(measured.parts.values())
+    parts = Table(title=f"{label}: a round of {len(measured.rows) - 2} draft calls", title_justify="left")
+    parts.add_column("part")
+    parts.add_column("ms", justify="right")
+    parts.add_column("share", justify="right")
+    parts.add_column("what it is")
+    for part, seconds in measured.parts.items():
+        parts.add_row(part, f"{1e3 * seconds:.2f}", f"{seconds / total:.1%}", MEANING[part])
+    parts.add_section()
+    parts.add_row("round", f"{1e3 * total:.2f}", "", "")
+
+    first = measured.rows[0]
+    same = sum(row.same_text for row in measured.rows) - first.same_text
+    ways = Table(
+        title=f"{measured.prompts} prompts, {first.tokens} tokens, greedy, prefill included; "
+        f"{same} of {measured.prompts * (len(measured.rows) - 1)} texts are those of generate",
+        title_justify="left",
+    )
+    for name in ("decoding", "tokens/s", "× generate", "τ", "draft calls", "ms a round"):
+        ways.add_column(name, justify="left" if name == "decoding" else "right")
+    for row in measured.rows:
+        speculative = (
+            f"{(row.tokens - measured.prompts) / row.rounds:.2f}" if row.rounds else "–",
+            f"{row.draft_calls / row.rounds:.2f}" if row.rounds else "–",
+            f"{1e3 * row.seconds / row.rounds:.2f}" if row.rounds else "–",
+        )
+        relative = row.tokens_per_second / first.tokens_per_second
+        ways.add_row(row.name, f"{row.tokens_per_second:.1f}", f"{relative:.2f}×", *speculative)
+    return [parts, ways]
