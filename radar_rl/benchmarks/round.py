@@ -226,16 +226,22 @@ def _stopwatch(decoder: SpeculativeDecoder, session: SpeculativeSession, spent: 
 
     watched: list[tuple[Any, str, str]] = [(pair.head, name, DRAFT) for name in ("condition", "layer", "logits")]
     watched += [(session.batch, name, GROW) for name in ("begin", "draft")]
-    watched += [(pair.target, name, VERIFY) for name in ("forward", "logits")]
+    watched += [(pair.target, name, VERIFY) for name in ("over_tree", "logits")]
     watched.append((decoder.policy, "act", DECIDE))
+    if pair.arena.capture:
+        watched.append((session.batch.draft_cache, "replays", DRAFT))
+    before = [dict(vars(holder)) for holder, _, _ in watched]
     for holder, name, inner in watched:
         object.__setattr__(holder, name, timed(inner, getattr(holder, name)))
     try:
         yield
     finally:
         switch(REST)
-        for holder, name, _ in watched:
-            object.__delattr__(holder, name)
+        for (holder, name, _), own in zip(watched, before, strict=True):
+            if name in own:
+                object.__setattr__(holder, name, own[name])
+            elif name in vars(holder):
+                object.__delattr__(holder, name)
 
 
 def bench_round(

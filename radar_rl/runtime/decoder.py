@@ -11,6 +11,7 @@ import torch
 from radar_rl.errors import ArtifactError, ModelOutputError
 from radar_rl.policies.protocol import CONTINUE, STOP, MemorylessPolicy, Policy
 from radar_rl.speculative.batch import DraftSource, Round, SpeculativeBatch
+from radar_rl.speculative.graphs import rounded
 from radar_rl.speculative.pair import Pair
 from radar_rl.speculative.sampling import PositionNoise, Sampling, choose
 from radar_rl.speculative.session import SpeculativeSession
@@ -225,7 +226,11 @@ def autoregressive(
     pair.check_prompt(prompt_ids, max_new_tokens)
     sampling, target = Sampling(temperature, sample_top_k, sample_top_p), pair.target
     noise = PositionNoise(seed, target.vocab_size, target.device)
-    cache = TargetCache(target.model, len(prompt_ids) + max_new_tokens)
+    room = rounded(len(prompt_ids) + max_new_tokens, pair.arena.bucket) + 1
+    lent, give_back = pair.arena.lend(
+        ("alone", room), lambda replays: TargetCache(target.model, room, replays=replays())
+    )
+    cache = lent.fresh()
     zero = torch.zeros(1, 1, dtype=torch.int64, device=target.device)
     prompt = torch.tensor(list(prompt_ids), device=target.device)
     with torch.inference_mode():
@@ -243,6 +248,7 @@ def autoregressive(
         noise.forget_before(position)
         yield token
         if token in pair.eos_token_ids or position == len(prompt_ids) + max_new_tokens - 1:
+            give_back()
             return
         with torch.inference_mode():
-            hidden, _ = target.extend(step, cache)
+            hidden = target.step(step, cache)

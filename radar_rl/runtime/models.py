@@ -13,7 +13,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 def pair_from_config(model: Mapping[str, Any]) -> Pair:
-    """Load the pair that a ``model`` mapping (target, draft, dtype, device, optionally inflate) names.
+    """Load the pair that a ``model`` mapping names: target, draft, dtype, device, and optionally cuda_graphs, inflate.
 
     Raises:
         ConfigError: an unknown dtype, a device that is not here, or a shape that the pair cannot be inflated to.
@@ -26,7 +26,9 @@ def pair_from_config(model: Mapping[str, Any]) -> Pair:
         raise ConfigError(f"model.device={device}: no CUDA device here; use model.device=cpu")
     shape = inflated_shape(model)
     pair = load_pair(model["target"], model["draft"], dtype=DTYPES[model["dtype"]], device=device)
-    return pair if shape is None else inflate_pair(pair, shape)
+    if shape is not None:
+        pair = inflate_pair(pair, shape)
+    return pair.with_graphs() if model.get("cuda_graphs") else pair
 
 
 def inflated_shape(model: Mapping[str, Any]) -> InflatedShape | None:

@@ -11,11 +11,13 @@ from typing import Literal, get_args
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
 from radar_rl.errors import InputError, ModelOutputError
 from radar_rl.speculative.attention import NEGATIVE_INFINITY
+from radar_rl.speculative.graphs import rounded
 from radar_rl.speculative.heads import DraftCache
 from radar_rl.speculative.ngram import MAX_DEPTH, NgramIndex, merge, proposals
 from radar_rl.speculative.pair import Pair
@@ -117,6 +119,7 @@ class SpeculativeBatch:
         max_depth: most draft calls in a round; 0 where n-grams draft alone.
         texts: all of them, in the order of ``prompts``.
         active: indices of those that have not ended, ascending.
+        draft_cache: the head's memory of the active texts.
 
     Raises:
         InputError: a prompt is empty, holds ids outside the vocabulary, or does not fit the context.
@@ -162,16 +165,27 @@ class SpeculativeBatch:
             Text(len(ids), max_new_tokens, pair.eos_token_ids, PositionNoise(seed, pair.target.vocab_size, device))
             for ids, seed in zip(prompts, seeds, strict=True)
         ]
-        longest = max(len(ids) for ids in prompts) + max_new_tokens + max(max_depth, MAX_DEPTH)
-        slots = longest + (max_depth - 1) * top_k if self._head_drafts else 0
-        self._target_cache = TargetCache(pair.target.model, longest + tree_size, len(prompts))
-        self._draft_cache = DraftCache(pair.head, slots, len(prompts))
+        deepest = max(max_depth, MAX_DEPTH)  # of a tree
+        self._new_slots = deepest + 1 if pair.arena.capture else 0  # that the head reads of a round, padding included
+        longest = rounded(max(len(ids) for ids in prompts) + max_new_tokens + deepest, pair.arena.bucket)
+        slots = longest + max((max_depth - 1) * top_k, pair.arena.bucket) if self._head_drafts else 0
+        batch, positions = len(prompts), longest + tree_size
+        caches, self._give_back = pair.arena.lend(
+            (batch, positions, slots),
+            lambda replays: (
+                TargetCache(pair.target.model, positions, batch, replays()),
+                DraftCache(pair.head, slots, batch, replays()),
+            ),
+        )
+        self._target_cache, self.draft_cache = caches[0].fresh(), caches[1].fresh()
         self._in_round = False
         with torch.inference_mode():
             last = [self._prefill(i, torch.tensor(list(ids), device=device)) for i, ids in enumerate(prompts)]
-            self._features = torch.stack(last)  # [B, m, F] of tokens that the head has not read yet
-        roots = [[text.token_ids[-1]] for text in self.texts]
-        self._following = torch.tensor(roots, device=device)  # [B, m] the tokens that follow them, root last
+            # [B, m, F] of tokens that the head has not read yet
+            self._features = F.pad(torch.stack(last), (0, 0, 0, max(0, self._new_slots - 1)))
+        roots = torch.tensor([[text.token_ids[-1]] for text in self.texts], device=device)
+        self._following = F.pad(roots, (0, max(0, self._new_slots - 1)))  # [B, m] the tokens that follow them
+        self._target_cache.settle([len(ids) for ids in prompts])
         self._counts = [1] * len(prompts)  # how many of the m each text has
         self.active = list(range(len(prompts)))
         self._leave()
@@ -181,14 +195,14 @@ class SpeculativeBatch:
         pair, text, length = self.pair, self.texts[index], len(prompt)
         if self._ngrams_draft:
             text.index.extend(prompt.tolist())
-        target_cache, draft_cache = self._target_cache.row(index), self._draft_cache.row(index)
+        target_cache, draft_cache = self._target_cache.row(index), self.draft_cache.row(index)
         for first in range(0, length, self.prefill_chunk):
             chunk = prompt[first : first + self.prefill_chunk]
             hidden, features = pair.target.extend(chunk, target_cache)
             following = prompt[first + 1 : first + 1 + len(chunk)]  # the last token's is not known yet
             if len(following) and self._head_drafts:
                 draft_cache.extend(pair.head, features[None, : len(following)], following[None], [len(following)])
-        self._target_cache.lengths[index], self._draft_cache.lengths[index] = length, length - 1
+        self.draft_cache.lengths[index] = length - 1
         logits = pair.target.logits(hidden[None, -1:])
         if not bool(logits.isfinite().all()):
             raise ModelOutputError(
@@ -225,10 +239,10 @@ class SpeculativeBatch:
         self._node_counts: list[NDArray[np.float32]] | None = None
         with torch.inference_mode():
             if self._head_drafts:
-                hidden = self._draft_cache.extend(self.pair.head, self._features, self._following, self._counts)
+                hidden = self.draft_cache.extend(self.pair.head, self._features, self._following, self._counts)
                 self._growth = TreeGrowth(
                     self.pair.head,
-                    LiveSlots(self._draft_cache),
+                    LiveSlots(self.draft_cache),
                     self._positions,
                     self._newest(hidden),
                     top_k=self.top_k,
@@ -279,7 +293,7 @@ class SpeculativeBatch:
         with torch.inference_mode():
             nodes = self._select()
             positions = self._positions[:, None] + nodes.depths
-            hidden, features = target.forward(nodes.tokens, positions, self._visible(nodes), self._target_cache)
+            hidden, features = target.over_tree(nodes.tokens, positions, self._visible(nodes), self._target_cache)
             logits = target.logits(hidden)
             reach = [start + 1 for start in starts]
             choices = choose(logits, reach, nodes.depths, self.sampling, [text.noise for text in texts], nodes.depth)
@@ -309,13 +323,15 @@ class SpeculativeBatch:
             if self._proposed is not None:
                 candidates.append(self._proposed)
             merged = candidates[0] if len(candidates) == 1 else merge(*candidates)
+            if self.pair.arena.capture:
+                merged = merged.padded(self.tree_size - 1)
             self._selected = select(self._newest(self._following), merged, self.tree_size)
         return self._selected
 
     def _newest(self, new: Tensor) -> Tensor:
         """Each text's last entry of what the head reads anew: [B, m, …] → [B, …]."""
         if len(self._counts) == 1:
-            return new[:, -1]
+            return new[:, self._counts[0] - 1]
         ends = torch.tensor(self._counts, device=new.device) - 1
         return new[torch.arange(len(ends), device=new.device), ends]
 
@@ -347,7 +363,7 @@ class SpeculativeBatch:
     def _commit(self, paths: list[NDArray[np.int64]], tokens: Tensor, choices: Tensor, features: Tensor) -> None:
         """Keep what the accepted paths left in the target's cache, and what the head has to read of them."""
         self._counts = [len(path) for path in paths]
-        longest = max(self._counts)
+        longest = max(self._new_slots, *self._counts)
         padded = np.stack([np.pad(path, (0, longest - len(path)), mode="edge") for path in paths])
         with torch.inference_mode():
             kept = torch.from_numpy(padded).to(tokens.device)  # [B, longest], node indices, root first
@@ -363,11 +379,13 @@ class SpeculativeBatch:
         if len(staying) == len(self.active):
             return
         self.active = [self.active[row] for row in staying]
-        if staying:
+        if not staying:
+            self._give_back()
+        else:
             self._target_cache.keep(staying)
-            self._draft_cache.keep(staying)
+            self.draft_cache.keep(staying)
             self._counts = [self._counts[row] for row in staying]
-            longest = max(self._counts)
+            longest = max(self._new_slots, *self._counts)
             self._features, self._following = self._features[staying, :longest], self._following[staying, :longest]
 
     def _states(self, rows: Sequence[int]) -> list[DraftState]:

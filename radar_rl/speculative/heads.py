@@ -8,6 +8,7 @@ Parameter names are those of SafeAILab's checkpoints, so a state dict loads as i
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from radar_rl.speculative.attention import additive, fold, folded_attention, rotate
 from radar_rl.speculative.fast import linear, speed_up
+from radar_rl.speculative.graphs import BUCKET, Replays, rounded
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(query [B, H, m, D], key [B, K, m, D], value [B, K, m, D]) → [B, H, m, D]: stores keys, attends to what it should."""
@@ -295,12 +297,18 @@ class Eagle2Head(DraftHead):
 class DraftCache:
     """Keys and values of the committed slots of B texts, written in place, and room for a tree's slots behind them.
 
+    Args:
+        head: whose keys and values it will hold.
+        capacity: slots of each text, its tree's included.
+        batch: texts.
+        replays: captured passes; None: they run operation by operation.
+
     Attributes:
         keys, values: [B, K, capacity, D].
         lengths: committed slots of each text.
     """
 
-    def __init__(self, head: DraftHead, capacity: int, batch: int = 1) -> None:
+    def __init__(self, head: DraftHead, capacity: int, batch: int = 1, replays: Replays | None = None) -> None:
         attention: Any = next(module for module in head.modules() if isinstance(module, Attention))
         head.reach(capacity)
         like = attention.k_proj.weight
@@ -308,12 +316,24 @@ class DraftCache:
         self.keys, self.values = like.new_zeros(shape), like.new_zeros(shape)
         self.group = attention.heads // attention.kv_heads
         self.lengths = [0] * batch
+        self.replays = replays
+
+    @property
+    def bucket(self) -> int:
+        """Passes keep their shape over this many slots."""
+        return BUCKET if self.replays else 1
+
+    def fresh(self) -> "DraftCache":
+        """For new texts, in the same memory."""
+        part = copy.copy(self)
+        part.lengths = [0] * len(self.lengths)
+        return part
 
     def row(self, index: int) -> "DraftCache":
         """One text's part, in the same memory; its ``lengths`` are its own."""
         part = copy.copy(self)
         part.keys, part.values = self.keys[index : index + 1], self.values[index : index + 1]
-        part.lengths = [self.lengths[index]]
+        part.lengths, part.replays = [self.lengths[index]], None
         return part
 
     def keep(self, rows: Sequence[int]) -> None:
@@ -338,18 +358,23 @@ class DraftCache:
         batch, m = token_ids.shape
         starts = torch.tensor(self.lengths, device=token_ids.device)[:, None]
         positions = starts + torch.arange(m, device=token_ids.device)  # [B, m]
-        stop = max(self.lengths) + m
+        stop = rounded(max(self.lengths) + m, self.bucket)
         visible = torch.arange(stop, device=token_ids.device) <= positions[:, :, None]
         bias = fold(additive(visible, self.keys.dtype), self.group)
         rows = torch.arange(batch, device=token_ids.device)[:, None]
+        keys, values, in_order = self.keys, self.values, batch == 1 and self.replays is None
 
-        def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-            if batch == 1:
-                self.keys[:, :, stop - m : stop], self.values[:, :, stop - m : stop] = key, value
-            else:
-                self.keys[rows, :, positions] = key.transpose(1, 2)
-                self.values[rows, :, positions] = value.transpose(1, 2)
-            return folded_attention(query, self.keys[:, :, :stop], self.values[:, :, :stop], bias)
+        def over_text(features: Tensor, token_ids: Tensor, positions: Tensor, bias: Tensor) -> tuple[Tensor]:
+            def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+                if in_order:
+                    keys[:, :, stop - m : stop], values[:, :, stop - m : stop] = key, value
+                else:
+                    keys[rows, :, positions] = key.transpose(1, 2)
+                    values[rows, :, positions] = value.transpose(1, 2)
+                return folded_attention(query, keys[:, :, :stop], values[:, :, :stop], bias)
+
+            return (head.layer(head.condition(features), token_ids, positions, attend),)
 
         self.lengths = [length + count for length, count in zip(self.lengths, counts, strict=True)]
-        return head.layer(head.condition(features), token_ids, positions, attend)
+        run = partial(self.replays, ("text", stop), over_text) if self.replays else over_text
+        return run(features, token_ids, positions, bias)[0]

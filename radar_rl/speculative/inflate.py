@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from radar_rl.errors import ConfigError
 from radar_rl.speculative.fast import speed_up
+from radar_rl.speculative.graphs import Arena
 from radar_rl.speculative.heads import Eagle3Head
 from radar_rl.speculative.pair import Pair
 from radar_rl.speculative.target import Target
@@ -112,7 +113,13 @@ def inflate_pair(pair: Pair, shape: InflatedShape, seed: int = 0) -> Pair:
         _place_head(wide_head, head, target.hidden_size)
     wide_head.join()
     speed_up(model)
-    return replace(pair, target=wide, head=wide_head.eval().requires_grad_(False), inflated=shape.label)
+    return replace(
+        pair,
+        target=wide,
+        head=wide_head.eval().requires_grad_(False),
+        inflated=shape.label,
+        arena=Arena(pair.arena.capture),
+    )
 
 
 def _check_fits(config: LlamaConfig, draft_vocab_size: int, shape: InflatedShape) -> None:

@@ -2,8 +2,8 @@
 
 import importlib.resources
 from collections.abc import Sequence
-from dataclasses import dataclass
-from logging import CRITICAL
+from dataclasses import dataclass, field, replace
+from logging import CRITICAL, getLogger
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,11 @@ from radar_rl.speculative.formats import (
     draft_vocabulary,
     read_head,
 )
+from radar_rl.speculative.graphs import Arena, cuda_capture
 from radar_rl.speculative.heads import DraftHead, Eagle2Head, Eagle3Head
 from radar_rl.speculative.target import Target
+
+log = getLogger(__name__)
 
 POCKET = {"pocket": "draft", "pocket-eagle2": "draft_eagle2"}
 
@@ -40,6 +43,7 @@ class Pair:
         max_positions: context length in tokens.
         target_identity, draft_identity: ``NAME@HASH`` of each model's weights.
         inflated: the shape that the pair was inflated to, in words; empty for its own (see ``inflate_pair``).
+        arena: lends caches to texts; says whether passes over trees are captured (``with_graphs``).
     """
 
     target: Target
@@ -50,11 +54,19 @@ class Pair:
     target_identity: str
     draft_identity: str
     inflated: str = ""
+    arena: Arena = field(default_factory=Arena, repr=False)
 
     @property
     def label(self) -> str:
         """What tables and profiles call the pair: the target's identity, and the shape if that is not its own."""
         return self.target_identity + self.inflated
+
+    def with_graphs(self) -> "Pair":
+        """The pair with its passes over trees captured as CUDA graphs, a launch each; on a CPU the pair as it is."""
+        if self.target.device.type != "cuda":
+            log.warning("cuda_graphs: the pair is on %s; its passes run operation by operation", self.target.device)
+            return self
+        return replace(self, arena=Arena(cuda_capture))
 
     def check_prompt(self, prompt_ids: Sequence[int], max_new_tokens: int) -> None:
         """Refuse a prompt that cannot be decoded.
@@ -121,6 +133,7 @@ def load_pair(
     *,
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
+    cuda_graphs: bool = False,
 ) -> Pair:
     """Load a target and its draft head.
 
@@ -130,6 +143,7 @@ def load_pair(
             format of ``radar_rl.speculative.formats``.
         dtype: what both compute in.
         device: where both live.
+        cuda_graphs: capture the draft call at each depth and the verification of full trees, see ``Pair.with_graphs``.
 
     Raises:
         CheckpointError: a tensor is missing, unexpected or of another shape than the target asks for.
@@ -148,7 +162,7 @@ def load_pair(
     tokenizer = None
     if (target_folder / "tokenizer_config.json").is_file():
         tokenizer = AutoTokenizer.from_pretrained(target_folder)
-    return Pair(
+    pair = Pair(
         target=wrapped,
         head=head,
         tokenizer=tokenizer,
@@ -157,6 +171,7 @@ def load_pair(
         target_identity=target_identity,
         draft_identity=draft_identity,
     )
+    return pair.with_graphs() if cuda_graphs else pair
 
 
 def stock_target(pair: Pair, target: str | Path) -> PreTrainedModel:

@@ -12,6 +12,7 @@ from transformers.masking_utils import sdpa_mask
 
 from radar_rl.errors import CheckpointError
 from radar_rl.speculative.attention import additive, fold, folded_attention
+from radar_rl.speculative.graphs import BUCKET, Replays, rounded
 
 FOLDED = "radar_rl_folded"
 FULL, SLIDING = "full_attention", "sliding_attention"
@@ -38,23 +39,31 @@ class TargetCache(Cache):
     New keys and values are written at ``start`` for all texts alike, behind the longest; ``commit`` moves those that
     stay behind their own text. Of transformers' cache only ``update`` is asked.
 
+    Args:
+        model: whose keys and values it will hold.
+        capacity: positions of each text.
+        batch: texts.
+        replays: captured passes over trees; None: they run operation by operation.
+
     Attributes:
         block: [layers, 2, B, K, capacity, D]; the first ``lengths[b]`` positions of text b are committed.
         lengths: committed positions of each text.
+        start: where new keys and values go.
     """
 
-    def __init__(self, model: PreTrainedModel, capacity: int, batch: int = 1) -> None:
+    def __init__(self, model: PreTrainedModel, capacity: int, batch: int = 1, replays: Replays | None = None) -> None:
         super().__init__(layers=[])
         config = model.config
         width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         shape = (config.num_hidden_layers, 2, batch, config.num_key_value_heads, capacity, width)
         self.block = torch.zeros(shape, dtype=model.dtype, device=model.device)
-        self.lengths = [0] * batch
+        self.replays = replays
+        self.settle([0] * batch)
 
-    @property
-    def start(self) -> int:
-        """Where new keys and values go: behind the longest text."""
-        return max(self.lengths)
+    def settle(self, lengths: Sequence[int]) -> None:
+        """Say how many positions of each text are committed; what is written next goes behind the longest."""
+        self.lengths = list(lengths)
+        self.start = rounded(max(lengths), BUCKET if self.replays else 1)
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
@@ -77,10 +86,17 @@ class TargetCache(Cache):
         """Positions before the new ones."""
         return self.start
 
+    def fresh(self) -> "TargetCache":
+        """For new texts, in the same memory."""
+        part = copy.copy(self)
+        part.settle([0] * len(self.lengths))
+        return part
+
     def row(self, index: int) -> "TargetCache":
         """One text's part, in the same memory; its ``lengths`` are its own."""
         part = copy.copy(self)
-        part.block, part.lengths = self.block[:, :, index : index + 1], [self.lengths[index]]
+        part.block, part.replays = self.block[:, :, index : index + 1], None
+        part.settle([self.lengths[index]])
         return part
 
     def commit(self, kept: Tensor, counts: Sequence[int]) -> None:
@@ -92,13 +108,14 @@ class TargetCache(Cache):
         """
         start, j = self.start, kept.shape[1]
         if len(self.lengths) == 1:
-            self.block[..., start : start + j, :] = self.block[..., start + kept[0], :]
+            length = self.lengths[0]
+            self.block[..., length : length + j, :] = self.block[..., start + kept[0], :]
         else:
             rows = torch.arange(len(self.lengths), device=kept.device)[:, None]
             lengths = torch.tensor(self.lengths, device=kept.device)[:, None]
             to = lengths + torch.arange(j, device=kept.device)  # [B, j]
             self.block[:, :, rows, :, to] = self.block[:, :, rows, :, start + kept]
-        self.lengths = [length + count for length, count in zip(self.lengths, counts, strict=True)]
+        self.settle([length + count for length, count in zip(self.lengths, counts, strict=True)])
 
     def keep(self, rows: Sequence[int]) -> None:
         """Let texts leave: the rows named here, ascending, move to the front; the others are forgotten."""
@@ -106,7 +123,7 @@ class TargetCache(Cache):
             if to != row:
                 self.block[:, :, to] = self.block[:, :, row]
         self.block = self.block[:, :, : len(rows)]
-        self.lengths = [self.lengths[row] for row in rows]
+        self.settle([self.lengths[row] for row in rows])
 
 
 class Target:
@@ -200,6 +217,31 @@ class Target:
         ).last_hidden_state
         return hidden, self.features(hidden)
 
+    def over_tree(
+        self, token_ids: Tensor, positions: Tensor, visible: Tensor, cache: TargetCache
+    ) -> tuple[Tensor, Tensor]:
+        """``forward`` over trees: replayed where the cache's passes are captured."""
+        if cache.replays is None:
+            return self.forward(token_ids, positions, visible, cache)
+        here = copy.copy(cache)  # whose start stays
+
+        def over_tree(token_ids: Tensor, positions: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
+            return self.forward(token_ids, positions, visible, here)
+
+        hidden, features = cache.replays(cache.start, over_tree, token_ids, positions, visible)
+        return hidden, features
+
+    def step(self, token_id: Tensor, cache: TargetCache) -> Tensor:
+        """``extend`` by one token [1] int64, as a tree of one node: last hidden state [1, hidden]."""
+        if cache.replays is None:
+            return self.extend(token_id, cache)[0]
+        position = torch.full_like(token_id, cache.lengths[0])
+        seen = torch.arange(cache.start + 1, device=position.device)
+        visible = (seen < position) | (seen == cache.start)
+        hidden, _ = self.over_tree(token_id[None], position[None], visible[None, None], cache)
+        cache.commit(torch.zeros_like(token_id)[None], [1])
+        return hidden[0]
+
     def extend(self, token_ids: Tensor, cache: TargetCache) -> tuple[Tensor, Tensor]:
         """``forward`` over text that follows a cache's one text, committed: causal, positions in order.
 
@@ -213,7 +255,7 @@ class Target:
         positions = torch.arange(start, start + count, device=token_ids.device)
         visible = torch.arange(start + count, device=token_ids.device) <= positions[:, None]
         hidden, features = self.forward(token_ids[None], positions[None], visible[None], cache)
-        cache.lengths = [start + count]
+        cache.settle([start + count])
         return hidden[0], features[0]
 
     def logits(self, hidden: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -23,7 +24,10 @@ from radar_rl.speculative.attention import (
     folded_attention,
     shared_prefix_attention,
 )
-from radar_rl.speculative.heads import Attend, DraftCache, DraftHead
+from radar_rl.speculative.graphs import rounded
+from radar_rl.speculative.heads import DraftCache, DraftHead
+
+Rows = Tensor | None
 
 
 @dataclass(frozen=True)
@@ -90,6 +94,18 @@ class Candidates:
     sources: Tensor
     depth: int
 
+    def padded(self, width: int) -> "Candidates":
+        """At least ``width`` candidates, with padding behind them."""
+        more = width - self.tokens.shape[1]
+        if more <= 0:
+            return self
+        tokens, parents, levels, sources = (
+            F.pad(column, (0, more)) for column in (self.tokens, self.parents, self.levels, self.sources)
+        )
+        return Candidates(
+            tokens, F.pad(self.scores, (0, more), value=NEGATIVE_INFINITY), parents, levels, sources, self.depth
+        )
+
 
 @dataclass(frozen=True)
 class Nodes:
@@ -115,13 +131,22 @@ class Nodes:
 class TreeSlots(Protocol):
     """Where the keys and values of growing trees go, and which committed slots each tree sees."""
 
-    def attention(self, ancestors: Tensor, fed: int, rows: Tensor | None) -> Attend:
-        """The attention of the next k nodes of each tree.
+    def forward(
+        self, head: DraftHead, hidden: Tensor, token_ids: Tensor, positions: Tensor, ancestors: Tensor, rows: Rows
+    ) -> tuple[Tensor, ...]:
+        """The head's pass over the next k nodes of each tree.
 
         Args:
-            ancestors: [B, k, fed + k] additive: which of its tree's slots each node sees, itself included.
-            fed: slots of the tree filled before.
+            head: the draft head.
+            hidden: [B, k, hidden], its outputs at the nodes' parents.
+            token_ids: [B, k] int64, the nodes.
+            positions: [B, 1] int64, their slots' positions.
+            ancestors: [B, k, fed + k] additive: which of its tree's slots each node sees, itself included; ``fed`` of
+                them were filled before.
             rows: [B] int64, the trees that grow; None: all.
+
+        Returns:
+            Outputs [B, k, hidden] and log-probabilities of what follows [B, k, draft vocabulary] float32.
         """
 
 
@@ -129,7 +154,7 @@ class LiveSlots:
     """Trees of B texts, each behind its own prefix: slots are written into the cache, behind the longest text."""
 
     def __init__(self, cache: DraftCache) -> None:
-        self.cache, self.base = cache, max(cache.lengths)
+        self.cache, self.base = cache, rounded(max(cache.lengths), cache.bucket)
         like = cache.keys
         if min(cache.lengths) == self.base:
             self.prefix = like.new_zeros(len(cache.lengths), 1, self.base)
@@ -137,19 +162,28 @@ class LiveSlots:
             lengths = torch.tensor(cache.lengths, device=like.device)[:, None, None]
             self.prefix = additive(torch.arange(self.base, device=like.device) < lengths, like.dtype)
 
-    def attention(self, ancestors: Tensor, fed: int, rows: Tensor | None) -> Attend:
+    def forward(
+        self, head: DraftHead, hidden: Tensor, token_ids: Tensor, positions: Tensor, ancestors: Tensor, rows: Rows
+    ) -> tuple[Tensor, ...]:
         """See ``TreeSlots``."""
         cache, k = self.cache, ancestors.shape[1]
-        start, stop = self.base + fed, self.base + fed + k
+        stop = self.base + ancestors.shape[2]
+        start = stop - k
         prefix = (self.prefix if rows is None else self.prefix[rows]).expand(-1, k, -1)
         bias = fold(torch.cat((prefix, ancestors), dim=2), cache.group)
+        keys, values = cache.keys, cache.values
+        which = slice(None) if rows is None else rows
 
-        def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-            which = slice(None) if rows is None else rows
-            cache.keys[which, :, start:stop], cache.values[which, :, start:stop] = key, value
-            return folded_attention(query, cache.keys[which, :, :stop], cache.values[which, :, :stop], bias)
+        def over_tree(hidden: Tensor, token_ids: Tensor, positions: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+            def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+                keys[which, :, start:stop], values[which, :, start:stop] = key, value
+                return folded_attention(query, keys[which, :, :stop], values[which, :, :stop], bias)
 
-        return attend
+            return scored(head, head.layer(hidden, token_ids, positions, attend))
+
+        if cache.replays is None or rows is not None:
+            return over_tree(hidden, token_ids, positions, bias)
+        return cache.replays(("tree", start), over_tree, hidden, token_ids, positions, bias)
 
 
 class SharedSlots:
@@ -169,16 +203,24 @@ class SharedSlots:
         self.tree_keys = cache.keys.new_empty(len(positions), kv, capacity, width)
         self.tree_values = torch.empty_like(self.tree_keys)
 
-    def attention(self, ancestors: Tensor, fed: int, rows: Tensor | None) -> Attend:
+    def forward(
+        self, head: DraftHead, hidden: Tensor, token_ids: Tensor, positions: Tensor, ancestors: Tensor, rows: Rows
+    ) -> tuple[Tensor, ...]:
         """See ``TreeSlots``; all trees grow together."""
-        stop = fed + ancestors.shape[1]
+        stop = ancestors.shape[2]
+        fed = stop - ancestors.shape[1]
 
         def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
             self.tree_keys[:, :, fed:stop], self.tree_values[:, :, fed:stop] = key, value
             keys, values = self.tree_keys[:, :, :stop], self.tree_values[:, :, :stop]
             return shared_prefix_attention(query, self.keys, self.values, self.visible, keys, values, ancestors)
 
-        return attend
+        return scored(head, head.layer(hidden, token_ids, positions, attend))
+
+
+def scored(head: DraftHead, output: Tensor) -> tuple[Tensor, Tensor]:
+    """A head's outputs [..., hidden] and the log-probabilities of what follows [..., draft vocabulary] float32."""
+    return output, head.logits(output).float().log_softmax(dim=-1)
 
 
 class TreeGrowth:
@@ -223,7 +265,7 @@ class TreeGrowth:
         self.parents = torch.full((batch, candidates), -1, dtype=torch.int64, device=device)
         self.scores = torch.full((batch, candidates), NEGATIVE_INFINITY, device=device)
 
-        log_probs = head.logits(root_hidden).float().log_softmax(dim=-1)  # [B, draft vocabulary]
+        _, log_probs = scored(head, root_hidden)  # [B, draft vocabulary]
         best = log_probs.topk(max(top_k, first_width or 0), dim=-1)
         self.wide_tokens, self.wide_scores = head.draft_to_target[best.indices], best.values
         self.depth, self.depths = 1, [1] * batch
@@ -247,17 +289,18 @@ class TreeGrowth:
         Args:
             rows: the trees that grow, all of ``depth`` calls; None: all.
         """
-        k, fed, first = self.top_k, (self.depth - 1) * self.top_k, self.width
+        k, first = self.top_k, self.width
         which = None if rows is None else torch.tensor(rows, device=self.tokens.device)
 
         def of(state: Tensor) -> Tensor:
             return state if which is None else state[which]
 
         ancestors = torch.cat((of(self._ancestors), of(self._itself)), dim=2)  # a node sees its ancestors and itself
-        attend = self.slots.attention(ancestors, fed, which)
         positions = of(self.positions) + (self.depth - 1)  # [B, 1], the same for the whole level
-        output = self.head.layer(of(self.hidden), of(self.beam_tokens), positions, attend)  # [B, k, hidden]
-        best = self.head.logits(output).float().log_softmax(dim=-1).topk(k, dim=-1)  # [B, k, k]
+        output, log_probs = self.slots.forward(
+            self.head, of(self.hidden), of(self.beam_tokens), positions, ancestors, which
+        )
+        best = log_probs.topk(k, dim=-1)  # [B, k, k]
         scores = (best.values + of(self.beam_scores)[:, :, None]).flatten(1)  # [B, k²]
         tokens = self.head.draft_to_target[best.indices].flatten(1)
         ordered = scores.sort(dim=1, descending=True, stable=True)  # ties by candidate index
@@ -298,8 +341,8 @@ class TreeGrowth:
             shallow = torch.tensor([depth == 1 for depth in self.depths], device=device)[:, None]
             more = self.wide_scores[:, k:].masked_fill(~shallow, NEGATIVE_INFINITY)
             tokens, scores = torch.cat((tokens, self.wide_tokens[:, k:]), 1), torch.cat((scores, more), 1)
-            parents = torch.nn.functional.pad(parents, (0, more.shape[1]), value=-1)
-            levels = torch.nn.functional.pad(levels, (0, more.shape[1]), value=1)
+            parents = F.pad(parents, (0, more.shape[1]), value=-1)
+            levels = F.pad(levels, (0, more.shape[1]), value=1)
         sources = torch.full_like(tokens, Source.HEAD, dtype=torch.uint8)
         return Candidates(tokens, scores, parents, levels, sources, self.depth)
 

@@ -1,16 +1,19 @@
 """``bench round``: every moment of a round belongs to one part, and every way decodes the same text."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from capturing import Capturing
 
 from radar_rl import cli
 from radar_rl.benchmarks.round import MEANING, REST, bench_round, measure
 from radar_rl.configs import load
 from radar_rl.errors import ConfigError, InputError
 from radar_rl.speculative import Pair, load_pair
+from radar_rl.speculative.graphs import Arena
 from radar_rl.speculative.pair import stock_target
 
 SMALL: dict[str, Any] = {"max_depth": 2, "top_k": 4, "tree_size": 12, "max_new_tokens": 12, "repeats": 1}
@@ -34,6 +37,14 @@ def test_a_rounds_parts_are_measured_and_nothing_stays_replaced(draft: str) -> N
     assert [row.draft_calls / row.rounds for row in measured.rows[2:]] == [1, 2]
     for module in (pair.head, pair.target):
         assert not {"condition", "layer", "logits", "forward"} & set(vars(module))
+
+
+def test_captured_passes_are_timed_too(pocket: Pair) -> None:
+    pair = replace(pocket, arena=Arena(Capturing()))
+    measured = measure(pair, stock_target(pair, "pocket"), [pair.encode_prompt("Two plus two?")], **SMALL)
+    assert {row.same_text for row in measured.rows} == {1}
+    assert measured.parts["draft"] > measured.parts["draft: grow"]
+    assert measured.parts["verify"] > measured.parts["rest"]
 
 
 def test_what_generate_runs_is_transformers_own(pocket: Pair) -> None:
