@@ -18,7 +18,7 @@ from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from radar_rl.speculative.attention import additive, fold, folded_attention, rotate
-from radar_rl.speculative.fast import linear, speed_up
+from radar_rl.speculative.fast import can_pack, join, speed_up
 from radar_rl.speculative.graphs import BUCKET, Replays, rounded
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -36,19 +36,6 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[..., size] → [..., size]."""
         return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)
-
-
-def join(layers: Sequence[nn.Linear]) -> Callable[[Tensor], Tensor]:
-    """Several linear layers of one input as one matrix product; their weights become views of the joined one.
-
-    Returns:
-        [..., input] → [..., sum of the outputs].
-    """
-    weight = torch.cat([layer.weight.data for layer in layers])
-    biases: list[Any] = [layer.bias for layer in layers]
-    for layer, part in zip(layers, weight.split([layer.out_features for layer in layers]), strict=True):
-        layer.weight = nn.Parameter(part, requires_grad=False)
-    return linear(weight, None if biases[0] is None else torch.cat(biases))
 
 
 class Attention(nn.Module):
@@ -138,11 +125,11 @@ class DraftHead(nn.Module):
             self.cos, self.sin = self.cos.to(like), self.sin.to(like)
 
     def join(self) -> None:
-        """For inference: fewer and larger matrix products. The head must not change type or device after it."""
-        speed_up(self)
+        """For inference: fewer and larger operations. The head must not change type or device after it."""
         for module in self.modules():
-            if isinstance(module, Attention | MLP):
+            if isinstance(module, Attention) or (isinstance(module, MLP) and not can_pack(module.up_proj.weight)):
                 module.join()
+        speed_up(self)
 
     def condition(self, features: Tensor) -> Tensor:
         """The target's features as the head's hidden state: [..., feature_size] → [..., hidden]."""
