@@ -274,8 +274,7 @@ class TreeGrowth:
         self.tokens[:, :top_k], self.scores[:, :top_k] = self.beam_tokens, self.beam_scores
         self._beam = torch.arange(top_k, device=device).expand(batch, -1)  # [B, k] candidate indices
         self.hidden = root_hidden[:, None].expand(-1, top_k, -1)
-        itself = torch.eye(top_k, dtype=torch.bool, device=device)
-        self._itself = additive(itself, root_hidden.dtype).expand(batch, -1, -1)
+        self._itself = itself(top_k, root_hidden.dtype, device).expand(batch, -1, -1)
         self._ancestors = self._itself[:, :, :0]  # [B, k, slots so far] additive
 
     @property
@@ -310,7 +309,7 @@ class TreeGrowth:
         columns = slice(first, first + k * k)
         into = slice(None) if which is None else which
         self.tokens[into, columns], self.scores[into, columns] = tokens, scores
-        self.parents[into, columns] = of(self._beam).repeat_interleave(k, dim=1)
+        self.parents[into, columns] = of(self._beam)[:, :, None].expand(-1, -1, k).flatten(1)
         hidden = output.gather(1, parent[:, :, None].expand(-1, -1, output.shape[2]))
         ancestors = ancestors.gather(1, parent[:, :, None].expand(-1, -1, ancestors.shape[2]))
         newest = (ordered.values[:, :k], tokens.gather(1, chosen), chosen + first, hidden)
@@ -345,6 +344,12 @@ class TreeGrowth:
             levels = F.pad(levels, (0, more.shape[1]), value=1)
         sources = torch.full_like(tokens, Source.HEAD, dtype=torch.uint8)
         return Candidates(tokens, scores, parents, levels, sources, self.depth)
+
+
+@lru_cache
+def itself(count: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """What nodes see of one another if each sees itself alone: [count, count], additive."""
+    return additive(torch.eye(count, dtype=torch.bool, device=device), dtype)
 
 
 @lru_cache
