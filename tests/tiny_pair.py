@@ -11,7 +11,7 @@ from radar_rl.zoo.head import HeadTraining, new_head, save_head
 VOCABULARY = 64
 
 
-def write_tiny_pair(folder: Path) -> tuple[Path, Path]:
+def write_tiny_pair(folder: Path, max_position_embeddings: int = 128) -> tuple[Path, Path]:
     """Write target and EAGLE-3 head; returns their folders."""
     torch.manual_seed(0)
     config = LlamaConfig(
@@ -22,7 +22,7 @@ def write_tiny_pair(folder: Path) -> tuple[Path, Path]:
         num_attention_heads=4,
         num_key_value_heads=2,
         head_dim=8,
-        max_position_embeddings=128,
+        max_position_embeddings=max_position_embeddings,
         initializer_range=0.2,
         tie_word_embeddings=True,
         bos_token_id=0,

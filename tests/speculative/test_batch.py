@@ -1,7 +1,14 @@
 """Texts side by side are the texts alone, whatever their neighbours and their policies do."""
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
+import torch
+from tiny_pair import write_tiny_pair
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from radar_rl.errors import InputError
 from radar_rl.policies import StaticDepth
@@ -9,7 +16,7 @@ from radar_rl.policies.random import RandomStop
 from radar_rl.policies.threshold import ConfidenceThreshold
 from radar_rl.runtime import SpeculativeDecoder, autoregressive
 from radar_rl.runtime.decoder import Options
-from radar_rl.speculative import Pair, SpeculativeBatch
+from radar_rl.speculative import Pair, SpeculativeBatch, load_pair
 
 POLICIES = [StaticDepth(3), RandomStop(0.6, 1), ConfidenceThreshold(0.4)]
 
@@ -34,6 +41,24 @@ def test_each_text_of_a_batch_is_the_text_alone(
     for out, ids, seed in zip(together, prompts, seeds, strict=True):
         assert out.token_ids == list(autoregressive(pocket, ids, seed=seed, **options))
         assert 1 + sum(len(r.emitted) for r in out.rounds) == len(out.token_ids)
+
+
+def test_a_difference_could_only_be_a_tie(
+    pocket: Pair, shipped_prompts: list[str], record_property: Callable[[str, object], None]
+) -> None:
+    prompts = [pocket.encode_prompt(text) for text in shipped_prompts]
+    together = SpeculativeDecoder(pocket, ConfidenceThreshold(0.3)).generate_batch(prompts, max_new_tokens=64)
+    ties = 0
+    for out, ids in zip(together, prompts, strict=True):
+        alone = list(autoregressive(pocket, ids, max_new_tokens=64))
+        if out.token_ids != alone:
+            ties += 1
+            at = next(i for i, (ours, theirs) in enumerate(zip(out.token_ids, alone, strict=False)) if ours != theirs)
+            with torch.inference_mode():
+                logits = pocket.target.model(torch.tensor([[*ids, *alone[:at]]])).logits[0, -1]
+            assert (logits[out.token_ids[at]] - logits[alone[at]]).abs() < 1e-5
+    record_property("ties", ties)
+    assert ties < len(prompts) // 4
 
 
 def test_rounds_and_trees_are_those_of_the_text_alone(pocket: Pair, prompts: list[list[int]]) -> None:
@@ -97,3 +122,29 @@ def test_a_prompt_in_chunks_is_the_prompt_at_once(pocket: Pair, prompts: list[li
             batch.begin()
             batch.verify()
         assert batch.texts[0].token_ids == whole.token_ids
+
+
+class Largest(TorchDispatchMode):
+    """Remembers the size of the largest tensor that an operation returned, views left out."""
+
+    elements = 0
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        output = function(*args, **(kwargs or {}))
+        if isinstance(output, torch.Tensor):
+            self.elements = max(self.elements, output.untyped_storage().nbytes() // output.element_size())
+        return output
+
+
+def test_a_long_prompt_allocates_no_square_of_its_length(tmp_path: Path) -> None:
+    target, draft = write_tiny_pair(tmp_path, max_position_embeddings=9000)
+    pair = load_pair(target, draft)
+    prompt = np.random.default_rng(0).integers(3, 64, 8192).tolist()
+    with Largest() as largest:
+        batch = SpeculativeBatch(pair, [prompt], max_new_tokens=4, tree_size=30)
+        batch.begin()
+        batch.verify()
+    assert len(batch.texts[0].token_ids) >= 2
+    assert 0 < largest.elements < 8192 * 8192 // 4
