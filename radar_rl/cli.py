@@ -48,10 +48,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in argv
     try:
         flags, rest = _own_flags(argv)
-        rest = _joined(rest)
+        if not flags.help or rest != ["bench"]:
+            rest = _joined(rest)
         if flags.version:
             print(f"radar-rl {__version__}")
-        elif not rest:
+        elif not rest or (rest == ["bench"] and flags.help):
             print(manual.overview(VERBS), end="")
         else:
             verb = _checked_verb(rest, flags)
@@ -64,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         if debug:
             traceback.print_exc()
-        print(f"radar-rl{f' {verb}' if verb else ''}: {_one_line(error)}", file=sys.stderr)
+        print(f"radar-rl{f' {manual.spoken(verb)}' if verb else ''}: {_one_line(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("radar-rl: interrupted; what was finished is kept", file=sys.stderr)

@@ -1,5 +1,7 @@
 """The named errors: each says what was expected, what came, and what to do. The command line exits with 2 on them."""
 
+from numbers import Integral
+
 
 class RadarError(Exception):
     """Base of every error that radar-rl raises on purpose."""
@@ -27,3 +29,19 @@ class ArtifactError(RadarError, ValueError):
 
 class ModelOutputError(RadarError, ArithmeticError):
     """A model returned values that no token may be chosen from (NaN or infinite logits)."""
+
+
+def check_whole(name: str, value: object, least: int | None) -> None:
+    """Refuse what is no whole number, or too small a one.
+
+    Args:
+        name: how the message calls it.
+        least: the smallest allowed; None: any.
+
+    Raises:
+        InputError: naming what was expected and what came.
+    """
+    whole = isinstance(value, Integral) and not isinstance(value, bool)
+    if not whole or (least is not None and int(value) < least):  # type: ignore[call-overload]
+        least_said = "" if least is None else f" ≥ {least}"
+        raise InputError(f"{name}: expected a whole number{least_said}, got {value!r}")

@@ -113,7 +113,7 @@ def checked(function: Verb, composed: Mapping[str, Any], defaults: Mapping[str, 
             if key not in parameters:
                 raise ConfigError(f"unknown key {key!r}; {closest(key, parameters)}")
     deleted = [name for name, p in parameters.items() if p.default is p.empty and p.kind is p.KEYWORD_ONLY]
-    missing = [key for key in [*values, *deleted] if values.get(key, "???") == "???"]
+    missing = [key for key in dict.fromkeys([*values, *deleted]) if values.get(key, "???") == "???"]
     if missing:
         raise ConfigError(f"give {', '.join(f'{key}=…' for key in missing)}; --help says what it means")
     _check_nested(values, defaults)

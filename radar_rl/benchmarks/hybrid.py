@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from radar_rl.benchmarks.round import WIDTH, machine
-from radar_rl.errors import ConfigError
+from radar_rl.errors import check_whole
 from radar_rl.evaluation.statistics import speedup_interval
 from radar_rl.progress import track
 from radar_rl.rollouts.sessions import sequence_seed
@@ -55,10 +55,10 @@ def bench_hybrid(
         (prefill included), ``same_text`` (as the head's).
 
     Raises:
-        ConfigError, InputError: a number out of range, a task that cannot be read.
+        InputError: a number out of range, a task that cannot be read.
     """
-    if resamples < 1:
-        raise ConfigError(f"resamples: expected at least 1, got {resamples}")
+    check_whole("resamples", resamples, 1)
+    check_whole("max_new_tokens", max_new_tokens, 2)  # the first one comes from the prefill
     pair = pair_from_config(model)
     prompts, skipped = fitting(pair, load_prompts(tasks, data_dir=data_dir, limit=limit), max_new_tokens)
     chosen = policy_from_string(policy, seed)
@@ -100,7 +100,7 @@ def bench_hybrid(
     told = [f"{key} {value}" for key, value in machine(pair).items()]
     told.append(f"{measured['same_text'].sum()} of {measured.height} texts are the head's")
     if skipped:
-        told.append(f"{len(skipped)} prompts left out: longer than the context")
+        told.append(f"{len(skipped)} prompts left out as longer than the context")
     console.print(", ".join(told))
     if out is not None:
         Path(out).parent.mkdir(parents=True, exist_ok=True)

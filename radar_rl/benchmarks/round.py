@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from radar_rl import __version__
-from radar_rl.errors import ConfigError
+from radar_rl.errors import ConfigError, InputError, check_whole
 from radar_rl.policies import CONTINUE, StaticDepth
 from radar_rl.policies.protocol import MemorylessPolicy
 from radar_rl.progress import track
@@ -193,6 +193,8 @@ def _round_parts(
         session = decoder.start(ids, max_new_tokens=max_new_tokens)
         with _stopwatch(decoder, session, spent):
             rounds += sum(1 for _ in decoder.rounds(session))
+    if rounds == 0:
+        raise InputError("every text ended with its first token; give other messages")
     return {part: total / rounds for part, total in spent.items()}
 
 
@@ -260,10 +262,12 @@ def bench_round(
     Raises:
         ConfigError: no messages, or a number out of range.
     """
-    if not messages or repeats < 1:
-        raise ConfigError(f"expected messages and repeats ≥ 1, got {len(messages)} and {repeats}")
+    if not messages:
+        raise ConfigError("messages: expected at least one")
+    check_whole("repeats", repeats, 1)
+    check_whole("max_new_tokens", max_new_tokens, 2)  # the first one comes from the prefill
     pair = pair_from_config(model)
-    pair.check_shape(max_depth, top_k, tree_size)
+    pair.check_shape(max_depth, top_k, tree_size, widen_first_level=False)
     prompts = [pair.encode_prompt(message) for message in messages]
     for ids in prompts:
         pair.check_prompt(ids, max_new_tokens)
@@ -284,6 +288,8 @@ def bench_round(
     for table in tables(measured, pair.label):
         console.print(table)
     console.print(", ".join(f"{key} {value}" for key, value in machine(pair).items()))
+    if inflated_shape(model):
+        console.print("generate ran on the inflated model too: transformers' code with our fused norms and attention")
     if out is not None:
         Path(out).parent.mkdir(parents=True, exist_ok=True)
         Path(out).write_text(json.dumps({"pair": pair.label, **machine(pair), **asdict(measured)}, indent=2) + "\n")

@@ -48,7 +48,7 @@ def trace_sequence(
     """
     if not 1 <= prompt_length <= len(token_ids):
         raise InputError(f"prompt_length: expected 1 … {len(token_ids)}, got {prompt_length}")
-    pair.check_shape(max_depth, top_k, tree_size)
+    pair.check_shape(max_depth, top_k, tree_size, True)
     device, length = pair.target.device, len(token_ids)
     text = torch.tensor([*token_ids, *([-1] * max_depth)], device=device)  # no token follows the end
     confidences, ranks = [], []

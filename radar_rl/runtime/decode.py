@@ -179,8 +179,8 @@ def _table(measured: Sequence[Measured], pair: Pair) -> Table:
         rounds = len(row.rounds)
         table.add_row(
             row.name,
-            f"{row.tokens_per_second:.1f}",
-            f"{row.tokens_per_second / base.tokens_per_second:.2f}×",
+            f"{row.tokens_per_second:.1f}" if len(row.token_ids) > 1 else "–",
+            f"{row.tokens_per_second / base.tokens_per_second:.2f}×" if len(row.token_ids) > 1 else "–",
             f"{sum(len(r.emitted) for r in row.rounds) / rounds:.2f}" if rounds else "–",
             f"{sum(r.draft_calls for r in row.rounds) / rounds:.2f}" if rounds else "–",
         )

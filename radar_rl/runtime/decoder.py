@@ -8,7 +8,7 @@ from typing import TypedDict, Unpack
 import numpy as np
 import torch
 
-from radar_rl.errors import ArtifactError, ModelOutputError
+from radar_rl.errors import ArtifactError, ModelOutputError, check_whole
 from radar_rl.policies.protocol import CONTINUE, STOP, MemorylessPolicy, Policy
 from radar_rl.speculative.batch import DraftSource, Round, SpeculativeBatch
 from radar_rl.speculative.graphs import rounded
@@ -28,6 +28,7 @@ class Options(TypedDict, total=False):
         sample_top_k: keep the k most likely tokens; 0 keeps all (0).
         sample_top_p: keep the smallest set with at least this probability (1).
         seed: names the noise of sampling (0).
+        prefill_chunk: prompt tokens that pass through the models at once (512).
     """
 
     max_new_tokens: int
@@ -35,6 +36,7 @@ class Options(TypedDict, total=False):
     sample_top_k: int
     sample_top_p: float
     seed: int
+    prefill_chunk: int
 
 
 @dataclass(frozen=True)
@@ -191,15 +193,19 @@ class SpeculativeDecoder:
     def stream(self, prompt_ids: Sequence[int], **options: Unpack[Options]) -> Iterator[int]:
         """Like ``generate``, yielding token ids as rounds end."""
         session = self.start(prompt_ids, **options)
-        yield session.token_ids[0]
-        for ended in self.rounds(session):
-            yield from ended.emitted
+
+        def tokens() -> Iterator[int]:
+            yield session.token_ids[0]
+            for ended in self.rounds(session):
+                yield from ended.emitted
+
+        return tokens()
 
 
 def decide(policies: Sequence[Policy], states: Sequence[DraftState]) -> list[int]:
-    """STOP or CONTINUE for each text; copies of one memoryless policy decide together."""
+    """STOP or CONTINUE for each text; copies of a memoryless policy without an ``act`` of its own decide together."""
     first = policies[0]
-    if len(states) == 1 or not isinstance(first, MemorylessPolicy):
+    if len(states) == 1 or not isinstance(first, MemorylessPolicy) or type(first).act is not MemorylessPolicy.act:
         return [policy.act(state) for policy, state in zip(policies, states, strict=True)]
     confidences = np.stack([state.confidences for state in states])
     going = first.continues(confidences, np.array([state.depth for state in states]))
@@ -219,12 +225,27 @@ def autoregressive(
 ) -> Iterator[int]:
     """The target alone, a token per forward, with the same cache, noise and ends as speculative decoding.
 
+    Args:
+        pair: whose target decodes.
+        prompt_ids: token ids, not empty.
+        max_new_tokens, temperature, sample_top_k, sample_top_p, seed, prefill_chunk: see ``Options``.
+
     Raises:
         InputError: the prompt cannot be decoded.
         ModelOutputError: the target's logits are not finite.
     """
     pair.check_prompt(prompt_ids, max_new_tokens)
-    sampling, target = Sampling(temperature, sample_top_k, sample_top_p), pair.target
+    check_whole("seed", seed, None)
+    check_whole("prefill_chunk", prefill_chunk, 1)
+    return _alone(
+        pair, prompt_ids, max_new_tokens, Sampling(temperature, sample_top_k, sample_top_p), seed, prefill_chunk
+    )
+
+
+def _alone(
+    pair: Pair, prompt_ids: Sequence[int], max_new_tokens: int, sampling: Sampling, seed: int, prefill_chunk: int
+) -> Iterator[int]:
+    target = pair.target
     noise = PositionNoise(seed, target.vocab_size, target.device)
     room = rounded(len(prompt_ids) + max_new_tokens, pair.arena.bucket) + 1
     lent, give_back = pair.arena.lend(

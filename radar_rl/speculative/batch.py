@@ -5,7 +5,7 @@ forward pass of the target verifies all trees. A text that ends leaves the batch
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Literal, get_args
 
@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from radar_rl.errors import InputError, ModelOutputError
+from radar_rl.errors import InputError, ModelOutputError, check_whole
 from radar_rl.speculative.attention import NEGATIVE_INFINITY
 from radar_rl.speculative.graphs import rounded
 from radar_rl.speculative.heads import DraftCache
@@ -39,14 +39,15 @@ class Round:
         draft_calls: levels drafted.
         accepted: draft tokens accepted, cut where the text ends.
         emitted: the tokens the round added to the text: the accepted ones and the bonus token, cut where it ends.
-        arrays: [5, nodes] float64: token, parent, depth, cumulative log-probability and source of each node.
+        arrays: [5, nodes] float64: token, parent, depth, cumulative log-probability and source of each node; what
+            ``tree`` is read from.
     """
 
     position: int
     draft_calls: int
     accepted: int
     emitted: tuple[int, ...]
-    arrays: NDArray[np.float64]
+    arrays: NDArray[np.float64] = field(repr=False)
 
     @property
     def nodes(self) -> int:
@@ -67,6 +68,8 @@ class Text:
 
     Attributes:
         prompt_length: tokens of the prompt.
+        max_new_tokens: new tokens at which it is cut.
+        eos: tokens that end it.
         token_ids: new tokens.
         finished: whether the text has ended.
         noise: of its sampling.
@@ -145,14 +148,14 @@ class SpeculativeBatch:
         draft_source: DraftSource = "head",
     ) -> None:
         seeds = [seed] * len(prompts) if seeds is None else seeds
-        if not prompts or len(seeds) != len(prompts) or prefill_chunk < 1:
-            raise InputError(
-                f"expected prompts, as many seeds, and prefill_chunk ≥ 1; got {len(prompts)} prompts, "
-                f"{len(seeds)} seeds and {prefill_chunk}"
-            )
+        if not len(prompts) or len(seeds) != len(prompts):
+            raise InputError(f"expected prompts and as many seeds, got {len(prompts)} prompts and {len(seeds)} seeds")
         for prompt_ids in prompts:
             pair.check_prompt(prompt_ids, max_new_tokens)
-        pair.check_shape(max_depth, top_k, tree_size)
+        for one in seeds:
+            check_whole("seed", one, None)
+        check_whole("prefill_chunk", prefill_chunk, 1)
+        pair.check_shape(max_depth, top_k, tree_size, widen_first_level)
         if draft_source not in DRAFT_SOURCES:
             raise InputError(f"draft_source: expected one of {', '.join(DRAFT_SOURCES)}, got {draft_source!r}")
         self._head_drafts, self._ngrams_draft = draft_source != "ngram", draft_source != "head"
@@ -178,7 +181,7 @@ class SpeculativeBatch:
             ),
         )
         self._target_cache, self.draft_cache = caches[0].fresh(), caches[1].fresh()
-        self._in_round = False
+        self._in_round, self._round = False, 0
         with torch.inference_mode():
             last = [self._prefill(i, torch.tensor(list(ids), device=device)) for i, ids in enumerate(prompts)]
             # [B, m, F] of tokens that the head has not read yet
@@ -226,10 +229,14 @@ class SpeculativeBatch:
 
         Returns:
             The state of each active text.
+
+        Raises:
+            RuntimeError: a round is in progress, or all texts have ended.
         """
         if self._in_round or not self.active:
             raise RuntimeError("begin() needs texts that are between two rounds")
         active, device = len(self.active), self.pair.target.device
+        self._round += 1
         self._positions = torch.tensor([self.texts[i].position for i in self.active], device=device)
         self._growth: TreeGrowth | None = None
         self._proposed: Candidates | None = None
@@ -266,6 +273,9 @@ class SpeculativeBatch:
 
         Returns:
             The states of those texts.
+
+        Raises:
+            RuntimeError: no round is in progress, ``max_depth`` calls were made, or a text stopped before.
         """
         growth = self._growth if self._in_round else None
         if growth is None or growth.depth >= self.max_depth:
@@ -285,6 +295,10 @@ class SpeculativeBatch:
 
         Returns:
             The round of each text that was active.
+
+        Raises:
+            RuntimeError: no round is in progress.
+            ModelOutputError: a model returned NaN or infinite logits; nothing is emitted.
         """
         if not self._in_round:
             raise RuntimeError("verify() needs a round in progress: call begin() first")
@@ -395,20 +409,25 @@ class SpeculativeBatch:
                 self.texts[self.active[row]].position,
                 depth,
                 self.max_depth,
-                partial(self._confidences_of, row),
-                partial(self._sources_of, row),
+                partial(self._confidences_of, self._round, row, depth),
+                partial(self._sources_of, self._round, row, depth),
             )
             for row in rows
         ]
 
-    def _confidences_of(self, row: int) -> Confidences:
-        """[max_depth, top_k] of one text."""
+    def _confidences_of(self, number: int, row: int, depth: int) -> Confidences:
+        """[max_depth, top_k] of one text after ``depth`` calls of the round of this number."""
+        if number != self._round:
+            raise RuntimeError("a state's confidences were first looked at after its round was over")
         if self._unread:
             self._read()
-        confidences: Confidences = self._confidences[row]
+        confidences: Confidences = self._confidences[row].copy()
+        confidences[depth:] = -np.inf
         return confidences
 
-    def _sources_of(self, row: int) -> NodeCounts:
+    def _sources_of(self, number: int, row: int, depth: int) -> NodeCounts:
+        if not self._in_round or (number, depth) != (self._round, self._growth.depths[row] if self._growth else 0):
+            raise RuntimeError("a state's sources were looked at after its tree had grown or been verified")
         if self._node_counts is None:
             with torch.inference_mode():
                 nodes = self._select()

@@ -28,7 +28,11 @@ def local_folder(name: str | Path) -> Path:
     if Path(name).is_dir():
         return Path(name)
     try:
-        return Path(snapshot_download(str(name), allow_patterns=["*.json", "*.jinja", "*.model", *WEIGHTS]))
+        return Path(
+            snapshot_download(
+                str(name), allow_patterns=["*.json", "*.jinja", "*.model", *WEIGHTS], ignore_patterns=["consolidated*"]
+            )
+        )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(
@@ -88,9 +92,10 @@ def write_checkpoint(folder: Path, values: Mapping[str, Any], tensors: Mapping[s
     # Tensors of a .bin may share memory, which safetensors refuses.
     own = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
     weights, config = folder / ".model.safetensors.tmp", folder / ".config.json.tmp"
-    save_file(own, weights, metadata={"format": "pt"})
-    weights.replace(folder / "model.safetensors")
     config.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    save_file(own, weights, metadata={"format": "pt"})
+    weights.chmod(config.stat().st_mode)  # safetensors leaves it to its owner alone
+    weights.replace(folder / "model.safetensors")
     config.replace(folder / "config.json")
 
 

@@ -30,6 +30,7 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from radar_rl.errors import CheckpointError
 from radar_rl.speculative.checkpoints import read_config, read_tensors
 from radar_rl.speculative.heads import Eagle3Head, Eagle3Options
+from radar_rl.speculative.target import MOVING_ROPE
 
 Eagle3Format = Literal["safeailab", "speculators", "specforge"]
 Format = Literal["eagle2", Eagle3Format]
@@ -369,7 +370,7 @@ def _rope(layer: Mapping[str, Any]) -> dict[str, Any]:
     kind = rope.pop("rope_type", rope.pop("type", "default"))
     rope.pop("type", None)
     theta = rope.pop("rope_theta", layer.get("rope_theta") or 10000.0)
-    known = {"default", *ROPE_INIT_FUNCTIONS}
+    known = {"default", *ROPE_INIT_FUNCTIONS} - set(MOVING_ROPE)
     if kind not in known or any(isinstance(value, Mapping) for value in rope.values()):
         raise CheckpointError(
             f"draft head: rotary embedding: expected one type of {', '.join(sorted(known))}; got {kind!r} with {rope}"

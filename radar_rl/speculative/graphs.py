@@ -6,7 +6,7 @@ where it is, so caches are used again by the next text.
 """
 
 from collections.abc import Callable, Hashable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -69,11 +69,12 @@ class Arena:
 
     Args:
         capture: see ``Replays``; None: nothing is captured, and all caches are new.
+        most: free caches that are kept, those given back last.
     """
 
-    def __init__(self, capture: Capture | None = None) -> None:
-        self.capture = capture
-        self._free: dict[Hashable, list[object]] = {}
+    def __init__(self, capture: Capture | None = None, most: int = 4) -> None:
+        self.capture, self.most = capture, most
+        self._free: list[tuple[Hashable, object]] = []
 
     @property
     def bucket(self) -> int:
@@ -93,9 +94,14 @@ class Arena:
         capture = self.capture
         if capture is None:
             return make(lambda: None), lambda: None
-        free = self._free.setdefault(key, [])
-        caches: T = free.pop() if free else make(lambda: Replays(capture))  # type: ignore[assignment]
-        return caches, lambda: free.append(caches)
+        found = next((i for i, (of, _) in enumerate(self._free) if of == key), None)
+        caches: Any = make(lambda: Replays(capture)) if found is None else self._free.pop(found)[1]
+
+        def give_back() -> None:
+            self._free.append((key, caches))
+            del self._free[: -self.most]
+
+        return caches, give_back
 
 
 def rounded(positions: int, bucket: int) -> int:

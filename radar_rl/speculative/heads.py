@@ -107,6 +107,7 @@ class DraftHead(nn.Module):
         self.config = config
         self.embed_tokens = nn.Embedding(vocab_size, embedding_size)
         self.register_buffer("draft_to_target", torch.arange(draft_vocab_size), persistent=False)
+        self.outgrown: list[tuple[Tensor, Tensor]] = []  # tables that captured passes still read, by address
         self.build_rotary_tables(config.max_position_embeddings)
 
     def build_rotary_tables(self, length: int) -> None:
@@ -121,6 +122,7 @@ class DraftHead(nn.Module):
         """Make the rotary tables cover positions below ``length``: near a context's end trees look past it."""
         if len(self.cos) < length:
             like = self.cos
+            self.outgrown.append((self.cos, self.sin))
             self.build_rotary_tables(length)
             self.cos, self.sin = self.cos.to(like), self.sin.to(like)
 

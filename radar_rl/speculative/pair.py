@@ -7,12 +7,13 @@ from logging import CRITICAL, getLogger
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging
 
-from radar_rl.errors import CheckpointError, InputError
+from radar_rl.errors import CheckpointError, InputError, check_whole
 from radar_rl.speculative.checkpoints import identity, local_folder, read_config
 from radar_rl.speculative.fast import speed_up
 from radar_rl.speculative.formats import (
@@ -29,12 +30,30 @@ from radar_rl.speculative.target import Target
 
 log = getLogger(__name__)
 
+# Of a generation config, what changes greedy texts.
+PROCESSORS = (
+    "repetition_penalty",
+    "encoder_repetition_penalty",
+    "no_repeat_ngram_size",
+    "encoder_no_repeat_ngram_size",
+    "bad_words_ids",
+    "min_length",
+    "min_new_tokens",
+    "sequence_bias",
+    "suppress_tokens",
+    "begin_suppress_tokens",
+    "forced_bos_token_id",
+    "forced_eos_token_id",
+)
+
 POCKET = {"pocket": "draft", "pocket-eagle2": "draft_eagle2"}
 
 
 @dataclass(frozen=True)
 class Pair:
     """A target and a draft head that fit each other.
+
+    One thread decodes with a pair at a time. Its weights stay as they were loaded: on a CPU, copies of them are in use.
 
     Attributes:
         target, head: the models, on one device.
@@ -46,8 +65,8 @@ class Pair:
         arena: lends caches to texts; says whether passes over trees are captured (``with_graphs``).
     """
 
-    target: Target
-    head: DraftHead
+    target: Target = field(repr=False)
+    head: DraftHead = field(repr=False)
     tokenizer: Any
     eos_token_ids: frozenset[int]
     max_positions: int
@@ -71,14 +90,24 @@ class Pair:
     def check_prompt(self, prompt_ids: Sequence[int], max_new_tokens: int) -> None:
         """Refuse a prompt that cannot be decoded.
 
+        Args:
+            prompt_ids: token ids, flat.
+            max_new_tokens: how many follow at most.
+
         Raises:
-            InputError: it is empty, holds ids outside the vocabulary, or leaves no room for ``max_new_tokens``.
+            InputError: it is empty, no list of whole numbers, holds ids outside the vocabulary, or leaves no room for
+                ``max_new_tokens``.
         """
-        if len(prompt_ids) == 0:
+        try:
+            ids = np.asarray(prompt_ids)
+        except (ValueError, TypeError):  # rows of different lengths, a tensor on another device
+            ids = np.empty((0, 0))
+        if ids.shape == (0,):
             raise InputError("empty prompt: expected at least one token")
-        if max_new_tokens < 1:
-            raise InputError(f"max_new_tokens: expected at least 1, got {max_new_tokens}")
-        low, high = min(prompt_ids), max(prompt_ids)
+        if ids.ndim != 1 or ids.dtype.kind not in "iu":
+            raise InputError(f"prompt: expected a flat list of token ids (whole numbers), got {prompt_ids!r:.80}")
+        check_whole("max_new_tokens", max_new_tokens, 1)
+        low, high = int(ids.min()), int(ids.max())
         if low < 0 or high >= self.target.vocab_size:
             outside = low if low < 0 else high
             raise InputError(f"prompt: token id {outside} is outside the vocabulary of {self.target.vocab_size}")
@@ -88,17 +117,22 @@ class Pair:
                 f"{self.max_positions}; shorten the prompt or lower max_new_tokens"
             )
 
-    def check_shape(self, max_depth: int, top_k: int, tree_size: int) -> None:
+    def check_shape(self, max_depth: int, top_k: int, tree_size: int, widen_first_level: bool) -> None:
         """Refuse a draft tree that the head cannot grow.
 
         Raises:
             InputError: a number is out of range.
         """
+        check_whole("max_depth", max_depth, 1)
+        check_whole("top_k", top_k, 1)
+        check_whole("tree_size", tree_size, 2)
         most = len(self.head.draft_to_target)
-        if max_depth < 1 or not 1 <= top_k <= most or not 2 <= tree_size <= most + 1:
+        if top_k > most:
+            raise InputError(f"top_k: expected at most {most}, the draft vocabulary, got {top_k}")
+        if widen_first_level and tree_size > most + 1:
             raise InputError(
-                f"expected max_depth ≥ 1, top_k in 1 … {most} and tree_size in 2 … {most + 1} (the draft vocabulary), "
-                f"got {max_depth}, {top_k}, {tree_size}"
+                f"tree_size: a widened first level holds at most {most + 1} nodes, the root and the draft vocabulary; "
+                f"got {tree_size}"
             )
 
     def encode_prompt(self, text: str) -> list[int]:
@@ -147,9 +181,15 @@ def load_pair(
 
     Raises:
         CheckpointError: a tensor is missing, unexpected or of another shape than the target asks for.
-        InputError: no such folder or Hub id.
+        InputError: no such folder, Hub id, dtype or device.
     """
     draft = target if draft is None else draft
+    if not isinstance(dtype, torch.dtype):
+        raise InputError(f"dtype: expected a torch.dtype such as torch.float32, got {dtype!r}")
+    try:
+        device = torch.device(device)
+    except RuntimeError as error:
+        raise InputError(f"device: {str(error).splitlines()[0]}") from error
     target_folder = target_checkpoint(target)
     checkpoint = read_head(head_checkpoint(draft))
     model = _load_target(target_folder, dtype, device)
@@ -158,6 +198,7 @@ def load_pair(
     head = head.to(device=device, dtype=dtype).eval().requires_grad_(False)
     head.join()
     speed_up(model)
+    _say_what_is_not_applied(model)
     target_identity, draft_identity = pair_identities(target, draft)
     tokenizer = None
     if (target_folder / "tokenizer_config.json").is_file():
@@ -269,6 +310,16 @@ def _build_head(checkpoint: HeadCheckpoint, target: Target) -> DraftHead:
     check_tensors(head, tensors)
     head.load_state_dict(tensors, strict=True)
     return head
+
+
+def _say_what_is_not_applied(model: PreTrainedModel) -> None:
+    """Warn of what ``generate`` would do to logits by the target's own configuration, and decoding here does not."""
+    told = model.generation_config
+    found = [
+        f"{name}={getattr(told, name)}" for name in PROCESSORS if getattr(told, name, None) not in (None, 0, 1, 1.0, [])
+    ]
+    if found:
+        log.warning("generation_config: not applied, texts are those of generate without it: %s", ", ".join(found))
 
 
 def _eos_token_ids(model: PreTrainedModel) -> frozenset[int]:

@@ -12,7 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from radar_rl.errors import InputError
+from radar_rl.errors import InputError, check_whole
+
+COLDEST = 1e-5
+"""Divided by less, logits overflow."""
 
 
 @dataclass(frozen=True)
@@ -20,23 +23,22 @@ class Sampling:
     """How tokens are chosen.
 
     Attributes:
-        temperature: 0 for greedy.
+        temperature: 0 for greedy, else at least ``COLDEST``.
         top_k: keep the k most likely tokens; 0 keeps all.
         top_p: keep the smallest set with at least this probability; 1 keeps all.
-        seed: names the noise.
     """
 
     temperature: float = 0.0
     top_k: int = 0
     top_p: float = 1.0
-    seed: int = 0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.temperature < float("inf") or self.top_k < 0 or not 0 < self.top_p <= 1:
-            raise InputError(
-                f"sampling: expected a finite temperature ≥ 0, top_k ≥ 0 and 0 < top_p ≤ 1, "
-                f"got {self.temperature}, {self.top_k}, {self.top_p}"
-            )
+        real = all(isinstance(value, int | float) for value in (self.temperature, self.top_p))
+        if not real or not (self.temperature == 0 or COLDEST <= self.temperature < float("inf")):
+            raise InputError(f"temperature: expected 0 or a finite number ≥ {COLDEST}, got {self.temperature!r}")
+        if not 0 < self.top_p <= 1:
+            raise InputError(f"sample_top_p: expected a number above 0, at most 1, got {self.top_p!r}")
+        check_whole("sample_top_k", self.top_k, 0)
 
 
 class PositionNoise:

@@ -91,13 +91,26 @@ class SpeculativeSession:
         return self.batch.texts[0].position
 
     def begin(self) -> DraftState:
-        """Start a round: let the head read the text emitted since the last one, and make draft call 1."""
+        """Start a round: let the head read the text emitted since the last one, and make draft call 1.
+
+        Raises:
+            RuntimeError: a round is in progress, or the text has ended.
+        """
         return self.batch.begin()[0]
 
     def draft(self) -> DraftState:
-        """Make one more draft call: the tree grows by a level."""
+        """Make one more draft call: the tree grows by a level.
+
+        Raises:
+            RuntimeError: no round is in progress, or ``max_depth`` calls were made.
+        """
         return self.batch.draft()[0]
 
     def verify(self) -> Round:
-        """End the round: one target forward over the tree, accept a path, emit it and the bonus token."""
+        """End the round: one target forward over the tree, accept a path, emit it and the bonus token.
+
+        Raises:
+            RuntimeError: no round is in progress.
+            ModelOutputError: a model returned NaN or infinite logits; nothing is emitted.
+        """
         return self.batch.verify()[0]

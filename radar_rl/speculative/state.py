@@ -26,9 +26,11 @@ class DraftState:
         max_depth: draft calls the round may make.
         confidences: [max_depth, top_k] float16, the cumulative draft log-probabilities of each level's beam, sorted
             descending; rows from ``depth`` on are not filled. Live, they are read from the device when a policy
-            looks at them; one that never looks costs no read.
+            looks at them; one that never looks costs no read. Looked at first after the round, they are gone
+            (RuntimeError); ModelOutputError where the head returned NaN.
         sources: who proposed the nodes that would be verified now, None in a replay. Live, they are read when a policy
-            looks at them, the confidences with them: look at the sources first, and one read does for both.
+            looks at them, while its tree is the newest (else RuntimeError), the confidences with them: look at the
+            sources first, and one read does for both.
     """
 
     __slots__ = ("_confidences", "_sources", "depth", "max_depth", "position")

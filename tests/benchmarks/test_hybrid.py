@@ -58,4 +58,4 @@ def test_a_category_is_a_part_of_a_task(sets: Path) -> None:
 
 def test_no_resamples_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["bench", "hybrid", "resamples=0"]) == 2
-    assert "resamples: expected at least 1" in capsys.readouterr().err
+    assert "resamples: expected a whole number ≥ 1" in capsys.readouterr().err

@@ -73,8 +73,9 @@ def test_the_command_prints_both_tables_and_writes_the_figures(
 @pytest.mark.parametrize(
     ("wrong", "error", "message"),
     [
-        ({"messages": []}, ConfigError, "expected messages"),
-        ({"repeats": 0}, ConfigError, "repeats ≥ 1"),
+        ({"messages": []}, ConfigError, "messages: expected at least one"),
+        ({"repeats": 0}, InputError, "repeats: expected a whole number ≥ 1"),
+        ({"max_new_tokens": 1}, InputError, "max_new_tokens: expected a whole number ≥ 2"),
         ({"max_new_tokens": 5000}, InputError, "prompt too long"),
         ({"top_k": 0}, InputError, "top_k"),
     ],
@@ -88,3 +89,7 @@ def test_a_benchmark_that_is_not_there_is_named(capsys: pytest.CaptureFixture[st
     assert cli.main(["bench", "rounds"]) == 2
     assert cli.main(["bench"]) == 2
     assert capsys.readouterr().err.splitlines() == ["radar-rl: bench NAME: which one? round, hybrid"] * 2
+    assert cli.main(["bench", "--help"]) == 0
+    assert "bench hybrid" in capsys.readouterr().out
+    assert cli.main(["bench", "round", "repeats=0"]) == 2
+    assert capsys.readouterr().err.startswith("radar-rl bench round: repeats:")

@@ -197,6 +197,11 @@ def test_the_embedded_heads_from_the_command_line(tmp_path: Path, capfd: pytest.
     assert "did you mean 'specforge'" in capfd.readouterr().err
 
 
+def test_whoever_may_read_the_config_may_read_the_weights(tmp_path: Path) -> None:
+    convert(source="pocket", out=str(tmp_path / "head"), to="speculators", target=None)
+    assert len({path.stat().st_mode for path in (tmp_path / "head").iterdir()}) == 1
+
+
 def test_what_is_left_out_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tensors = tiny_heads.weights({}) | {"verifier_norm.weight": torch.ones(32)}
     head = write_head(tmp_path / "head", "speculators", tensors=tensors)

@@ -11,12 +11,13 @@ from tiny_pair import write_tiny_pair
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from radar_rl.errors import InputError
-from radar_rl.policies import StaticDepth
+from radar_rl.policies import CONTINUE, STOP, StaticDepth
+from radar_rl.policies.protocol import MemorylessPolicy
 from radar_rl.policies.random import RandomStop
 from radar_rl.policies.threshold import ConfidenceThreshold
 from radar_rl.runtime import SpeculativeDecoder, autoregressive
 from radar_rl.runtime.decoder import Options
-from radar_rl.speculative import Pair, SpeculativeBatch, load_pair
+from radar_rl.speculative import DraftState, Pair, SpeculativeBatch, load_pair
 
 POLICIES = [StaticDepth(3), RandomStop(0.6, 1), ConfidenceThreshold(0.4)]
 
@@ -122,6 +123,53 @@ def test_a_prompt_in_chunks_is_the_prompt_at_once(pocket: Pair, prompts: list[li
             batch.begin()
             batch.verify()
         assert batch.texts[0].token_ids == whole.token_ids
+
+
+class Reads(TorchDispatchMode):
+    """Counts reads of single numbers from a device."""
+
+    count = 0
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        self.count += function is torch.ops.aten._local_scalar_dense.default
+        return function(*args, **(kwargs or {}))
+
+
+def test_a_decision_reads_once_and_so_does_a_verification(
+    pocket: Pair, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    to_host, copies = torch.Tensor.cpu, 0
+
+    def counting(tensor: torch.Tensor) -> torch.Tensor:
+        nonlocal copies
+        copies += 1
+        return to_host(tensor)
+
+    batch = SpeculativeBatch(pocket, prompts[:3], max_new_tokens=40)
+    monkeypatch.setattr(torch.Tensor, "cpu", counting)
+    with Reads() as reads:
+        for state in batch.begin():
+            _ = state.confidences
+        assert (copies, reads.count) == (1, 0)
+        for state in batch.draft([0, 2]):
+            _ = state.confidences
+        assert (copies, reads.count) == (2, 0)
+        batch.draft([2])  # nobody looks
+        batch.verify()
+        assert (copies, reads.count) == (3, 0)
+
+
+def test_a_policy_with_an_act_of_its_own_is_asked_for_each_text(pocket: Pair, prompts: list[list[int]]) -> None:
+    class Own(MemorylessPolicy):
+        name = "own"
+
+        def act(self, state: DraftState) -> int:
+            return CONTINUE if state.depth < 3 else STOP
+
+    for out in SpeculativeDecoder(pocket, Own()).generate_batch(prompts[:2], max_new_tokens=20):
+        assert {r.draft_calls for r in out.rounds} == {3}
 
 
 class Largest(TorchDispatchMode):

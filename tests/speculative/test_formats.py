@@ -299,6 +299,7 @@ NAMED_LAYERS = {"eagle_aux_hidden_state_layer_ids": [1, 2, 4]}
         ("speculators", layer_setting(model_type="qwen3"), "model_type: expected 'llama', got 'qwen3'"),
         ("speculators", layer_setting(layer_types=["sliding_attention"]), "layer_types: expected full_attention"),
         ("specforge", setting(rope_scaling={"type": "mrope", "mrope_section": [2, 1, 1]}), "got 'mrope'"),
+        ("specforge", setting(rope_scaling={"type": "dynamic", "factor": 2.0}), "got 'dynamic'"),
         ("specforge", setting(rope_scaling=[1]), "rope_scaling: expected a mapping"),
         ("specforge", setting(hidden_size="wide"), "describes no Llama layer"),
     ],

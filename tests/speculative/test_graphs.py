@@ -1,6 +1,7 @@
 """Captured passes: replayed as CUDA graphs are, the function of the first call on new inputs, on any device."""
 
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -89,6 +90,19 @@ def test_texts_side_by_side_do_not_share_caches(plain: Pair, capturing: Capturin
         pass
     assert one.token_ids == other.token_ids == decoder.generate(ids, max_new_tokens=30).token_ids
     assert capturing.captures == 2 * 3
+
+
+def test_few_free_caches_are_kept(plain: Pair, capturing: Capturing) -> None:
+    arena = Arena(capturing, most=2)
+    made = []
+
+    def lend(key: int) -> Callable[[], None]:
+        _, give_back = arena.lend(key, lambda replays: made.append(key))
+        return give_back
+
+    for key in (1, 2, 3, 3, 2, 1):
+        lend(key)()
+    assert made == [1, 2, 3, 1]  # the third and fourth found theirs; 1 had made room
 
 
 def test_another_shape_is_another_capture(capturing: Capturing) -> None:

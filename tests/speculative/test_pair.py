@@ -1,6 +1,8 @@
 """Loading: what does not fit is an error that names it."""
 
 import json
+import shutil
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -95,3 +97,57 @@ def test_a_folder_without_config_and_a_name_of_nothing_are_refused(
     (tiny_pair[1] / "config.json").unlink()
     with pytest.raises(CheckpointError, match=r"config\.json"):
         load_pair(*tiny_pair)
+
+
+def test_hub_ids_load_as_folders_do(
+    tiny_pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked: list[str] = []
+
+    def download(name: str, *, allow_patterns: list[str], ignore_patterns: list[str]) -> str:
+        """A stand-in for the Hub: copies what it would give."""
+        asked.append(name)
+        source = tiny_pair[0 if name == "them/target" else 1]
+        folder = tmp_path / "hub" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in source.iterdir():
+            if any(fnmatch(path.name, pattern) for pattern in allow_patterns):
+                shutil.copy(path, folder)
+        assert not any(fnmatch("model.safetensors", pattern) for pattern in ignore_patterns)
+        return str(folder)
+
+    monkeypatch.setattr("radar_rl.speculative.checkpoints.snapshot_download", download)
+    (ours, theirs) = load_pair(*tiny_pair), load_pair("them/target", "them/head")
+    assert set(asked) == {"them/target", "them/head"}
+    for mine, other in ((ours.target.model, theirs.target.model), (ours.head, theirs.head)):
+        assert all(torch.equal(a, b) for a, b in zip(mine.parameters(), other.parameters(), strict=True))
+
+
+def test_a_sharded_head_is_the_whole_one(tiny_pair: tuple[Path, Path]) -> None:
+    whole = load_pair(*tiny_pair)
+    path = tiny_pair[1] / "model.safetensors"
+    tensors = list(load_file(path).items())
+    path.unlink()
+    for i in range(3):
+        save_file(dict(tensors[i::3]), tiny_pair[1] / f"model-{i + 1:05}-of-00003.safetensors")
+    sharded = load_pair(*tiny_pair)
+    assert all(torch.equal(a, b) for a, b in zip(whole.head.parameters(), sharded.head.parameters(), strict=True))
+
+
+def test_what_generate_would_do_beside_choosing_is_told(
+    tiny_pair: tuple[Path, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tiny_pair[0] / "generation_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "repetition_penalty": 1.3, "min_new_tokens": 4}))
+    load_pair(*tiny_pair)
+    assert [record.message for record in caplog.records] == [
+        "generation_config: not applied, texts are those of generate without it: repetition_penalty=1.3, "
+        "min_new_tokens=4"
+    ]
+
+
+def test_a_dtype_and_a_device_that_are_none_are_refused(tiny_pair: tuple[Path, Path]) -> None:
+    with pytest.raises(InputError, match=r"dtype: expected a torch\.dtype"):
+        load_pair(*tiny_pair, dtype="float32")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"device: .*foo"):
+        load_pair(*tiny_pair, device="foo")

@@ -1,6 +1,8 @@
 """The session: losslessness, where texts end, and what it refuses."""
 
 from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from radar_rl.errors import InputError, ModelOutputError
 from radar_rl.policies import Policy, RandomStop, StaticDepth
 from radar_rl.runtime import SpeculativeDecoder, autoregressive
 from radar_rl.speculative import Pair, SpeculativeSession
+from radar_rl.speculative.pair import stock_target
 from radar_rl.speculative.sampling import PositionNoise, Sampling, choose, process
 
 
@@ -20,9 +23,10 @@ def decode(pair: Pair, policy: Policy, prompt_ids: Sequence[int], **sampling: fl
 
 
 def test_greedy_text_is_that_of_transformers_generate(pocket: Pair, shipped_prompts: list[str]) -> None:
+    stock: Any = stock_target(pocket, "pocket")
     for prompt in shipped_prompts:
         ids = pocket.encode_prompt(prompt)
-        expected = pocket.target.model.generate(torch.tensor([ids]), max_new_tokens=48, do_sample=False)[0, len(ids) :]
+        expected = stock.generate(torch.tensor([ids]), max_new_tokens=48, do_sample=False)[0, len(ids) :]
         assert decode(pocket, StaticDepth(8), ids, max_new_tokens=48) == expected.tolist()
 
 
@@ -111,14 +115,84 @@ def test_an_end_token_inside_an_accepted_path_ends_the_text(pocket: Pair, shippe
         ([5, 10**6], 8, "outside the vocabulary"),
         ([5, -3], 8, "outside the vocabulary"),
         ([5] * 1000, 96, "prompt too long"),
-        ([5], 0, "at least 1"),
+        ([5], 0, "max_new_tokens: expected a whole number ≥ 1"),
+        ([5], 2.5, "max_new_tokens: expected a whole number"),
+        ([5], True, "max_new_tokens: expected a whole number"),
+        ("Hello", 8, "flat list of token ids"),
+        (["5"], 8, "flat list of token ids"),
+        ([5.0], 8, "flat list of token ids"),
+        ([True], 8, "flat list of token ids"),
+        ([[5, 6]], 8, "flat list of token ids"),
+        ([[5], [6, 7]], 8, "flat list of token ids"),
+        (None, 8, "flat list of token ids"),
     ],
 )
 def test_prompts_that_cannot_be_decoded_are_refused(
-    pocket: Pair, prompt_ids: list[int], new_tokens: int, message: str
+    pocket: Pair, prompt_ids: Any, new_tokens: Any, message: str
 ) -> None:
     with pytest.raises(InputError, match=message):
         SpeculativeSession(pocket, prompt_ids, max_new_tokens=new_tokens)
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"temperature": -1.0}, "temperature: expected 0 or a finite number"),
+        ({"temperature": 1e-38}, "temperature: expected 0 or a finite number"),  # logits would overflow
+        ({"temperature": float("nan")}, "temperature: expected 0 or a finite number"),
+        ({"temperature": "1"}, "temperature: expected 0 or a finite number"),
+        ({"sample_top_p": 0.0}, "sample_top_p: expected a number above 0"),
+        ({"sample_top_k": 2.5}, "sample_top_k: expected a whole number"),
+        ({"seed": 1.5}, "seed: expected a whole number"),
+        ({"prefill_chunk": 0}, "prefill_chunk: expected a whole number"),
+    ],
+    ids=str,
+)
+def test_options_that_cannot_be_are_refused(pocket: Pair, option: dict[str, Any], message: str) -> None:
+    decoder = SpeculativeDecoder(pocket, StaticDepth(2))
+    for decode_ in (decoder.generate, decoder.stream, partial(autoregressive, pocket)):
+        with pytest.raises(InputError, match=message):
+            decode_([5, 6], **option)  # at the call, not at the first token
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ({"max_depth": 0}, "max_depth: expected a whole number ≥ 1"),
+        ({"top_k": 2.0}, "top_k: expected a whole number"),
+        ({"top_k": 5000}, "top_k: expected at most 2048, the draft vocabulary"),
+        ({"tree_size": 1}, "tree_size: expected a whole number ≥ 2"),
+        ({"tree_size": 3000, "widen_first_level": True}, "a widened first level holds at most 2049"),
+    ],
+    ids=str,
+)
+def test_trees_that_cannot_be_are_refused(pocket: Pair, shape: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        SpeculativeSession(pocket, [5, 6], **shape)
+
+
+def test_a_tree_may_be_larger_than_the_draft_vocabulary(pocket: Pair) -> None:
+    out = SpeculativeDecoder(pocket, StaticDepth(2), max_depth=2, top_k=50, tree_size=2500).generate([5, 6, 7])
+    assert out.token_ids == list(autoregressive(pocket, [5, 6, 7]))
+    assert max(r.nodes for r in out.rounds) == 2500
+
+
+def test_a_state_stays_what_it_was(pocket: Pair, shipped_prompts: list[str]) -> None:
+    session = SpeculativeSession(pocket, pocket.encode_prompt(shipped_prompts[0]))
+    states = [session.begin(), session.draft(), session.draft()]
+    for state in reversed(states):
+        assert np.isfinite(state.confidences[: state.depth]).all()
+        assert np.isneginf(state.confidences[state.depth :]).all()
+    before = states[0].confidences.copy()
+    session.verify()
+    late = session.begin()
+    session.verify()
+    session.begin()
+    assert np.array_equal(states[0].confidences, before)
+    with pytest.raises(RuntimeError, match="after its round was over"):
+        _ = late.confidences
+    with pytest.raises(RuntimeError, match="after its tree had grown or been verified"):
+        _ = late.sources
 
 
 def test_calls_out_of_turn_are_refused(pocket: Pair, shipped_prompts: list[str]) -> None:

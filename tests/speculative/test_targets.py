@@ -22,6 +22,7 @@ from radar_rl.errors import CheckpointError
 from radar_rl.policies import StaticDepth
 from radar_rl.runtime import SpeculativeDecoder, autoregressive
 from radar_rl.speculative import Pair, load_pair
+from radar_rl.speculative.pair import stock_target
 from radar_rl.speculative.target import Target, TargetCache
 from radar_rl.zoo.head import HeadTraining, new_head, save_head
 
@@ -103,15 +104,19 @@ def test_a_verified_tree_is_one_forward_after_another(pair: Pair) -> None:
             torch.testing.assert_close(features[0, node], feature[0], rtol=0, atol=1e-4)
 
 
-def test_greedy_text_is_that_of_generate(pair: Pair) -> None:
+def test_greedy_text_is_that_of_generate_alone_and_in_a_batch(pair: Pair, tmp_path: Path) -> None:
     decoder = SpeculativeDecoder(pair, StaticDepth(4), max_depth=4, top_k=4, tree_size=16)
-    for start in (3, 17, 40):
-        prompt = list(range(start, start + 9))
-        expected = pair.target.model.generate(
-            torch.tensor([prompt]), attention_mask=torch.ones(1, 9), max_new_tokens=40, do_sample=False
-        )[0, 9:].tolist()
-        assert decoder.generate(prompt, max_new_tokens=40).token_ids == expected
-        assert list(autoregressive(pair, prompt, max_new_tokens=40)) == expected
+    stock: Any = stock_target(pair, tmp_path / "target")
+    prompts = [list(range(start, start + length)) for start, length in ((3, 9), (17, 4), (40, 20))]
+    expected = []
+    for prompt in prompts:
+        given = torch.tensor([prompt])
+        text = stock.generate(given, attention_mask=torch.ones_like(given), max_new_tokens=40, do_sample=False)
+        expected.append(text[0, len(prompt) :].tolist())
+    for prompt, text in zip(prompts, expected, strict=True):
+        assert decoder.generate(prompt, max_new_tokens=40).token_ids == text
+        assert list(autoregressive(pair, prompt, max_new_tokens=40)) == text
+    assert [out.token_ids for out in decoder.generate_batch(prompts, max_new_tokens=40)] == expected
 
 
 def test_a_sharded_checkpoint_is_the_whole_one(tmp_path: Path) -> None:
