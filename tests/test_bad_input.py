@@ -29,7 +29,7 @@ def fails(capfd: pytest.CaptureFixture[str], *command: str) -> str:
         (["train", "traces=x", "out=y", "stepz=3"], "did you mean 'steps'"),
         (["collect", "task.path=nowhere.jsonl", "out=y"], "nowhere.jsonl"),
         (["collect", "tasks=[gsm8k]", "data_dir=nowhere", "out=y"], "no such folder"),
-        (["collect", "top_k=5000", "limit=1", "out=y"], "top_k in 1 … 2048"),
+        (["collect", "top_k=5000", "limit=1", "out=y"], "top_k: expected at most 2048"),
         (["train", "traces=nowhere", "out=y"], "no traces in nowhere"),
         (["train", f"traces={SAMPLE}", "hardware=nowhere", "out=y"], "hardware=nowhere"),
         (["train", f"traces={SAMPLE}", "model=pocket_eagle2", "out=y"], "pocket-eagle2@"),
