@@ -10,13 +10,14 @@ import torch
 
 from radar_rl.errors import ArtifactError, ModelOutputError, check_whole
 from radar_rl.policies.protocol import CONTINUE, STOP, MemorylessPolicy, Policy
-from radar_rl.speculative.batch import DraftSource, Round, SpeculativeBatch
+from radar_rl.speculative.batch import DraftSource, SpeculativeBatch
 from radar_rl.speculative.graphs import rounded
 from radar_rl.speculative.pair import Pair
 from radar_rl.speculative.sampling import PositionNoise, Sampling, choose
 from radar_rl.speculative.session import SpeculativeSession
 from radar_rl.speculative.state import DraftState
 from radar_rl.speculative.target import TargetCache
+from radar_rl.speculative.text import Round
 
 
 class Options(TypedDict, total=False):

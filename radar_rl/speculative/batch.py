@@ -5,8 +5,7 @@ forward pass of the target verifies all trees. A text that ends leaves the batch
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import partial
 from typing import Literal, get_args
 
 import numpy as np
@@ -19,83 +18,16 @@ from radar_rl.errors import InputError, ModelOutputError, check_whole
 from radar_rl.speculative.attention import NEGATIVE_INFINITY
 from radar_rl.speculative.graphs import rounded
 from radar_rl.speculative.heads import DraftCache
-from radar_rl.speculative.ngram import MAX_DEPTH, NgramIndex, merge, proposals
+from radar_rl.speculative.ngram import MAX_DEPTH, merge, proposals
 from radar_rl.speculative.pair import Pair
 from radar_rl.speculative.sampling import PositionNoise, Sampling, choose
 from radar_rl.speculative.state import Confidences, DraftState, NodeCounts
 from radar_rl.speculative.target import TargetCache
-from radar_rl.speculative.tree import Candidates, DraftTree, LiveSlots, Nodes, Source, TreeGrowth, select
+from radar_rl.speculative.text import Round, Text, read_back
+from radar_rl.speculative.tree import Candidates, LiveSlots, Nodes, Source, TreeGrowth, select
 
 DraftSource = Literal["head", "ngram", "hybrid"]
 DRAFT_SOURCES: tuple[DraftSource, ...] = get_args(DraftSource)
-
-
-@dataclass(frozen=True)
-class Round:
-    """What one round did to one text.
-
-    Attributes:
-        position: index of the root token in prompt + completion.
-        draft_calls: levels drafted.
-        accepted: draft tokens accepted, cut where the text ends.
-        emitted: the tokens the round added to the text: the accepted ones and the bonus token, cut where it ends.
-        arrays: [5, nodes] float64: token, parent, depth, cumulative log-probability and source of each node; what
-            ``tree`` is read from.
-    """
-
-    position: int
-    draft_calls: int
-    accepted: int
-    emitted: tuple[int, ...]
-    arrays: NDArray[np.float64] = field(repr=False)
-
-    @property
-    def nodes(self) -> int:
-        """Nodes verified, root included."""
-        return int(self.arrays.shape[1])
-
-    @cached_property
-    def tree(self) -> DraftTree:
-        """The verified tree, root first, root's parent −1."""
-        tokens, parents, depths = self.arrays[:3].astype(np.int64)
-        parents[0] = -1
-        log_probs, sources = self.arrays[3].astype(np.float32), self.arrays[4].astype(np.uint8)
-        return DraftTree(tokens, parents, depths, log_probs, sources)
-
-
-class Text:
-    """One text of a batch.
-
-    Attributes:
-        prompt_length: tokens of the prompt.
-        max_new_tokens: new tokens at which it is cut.
-        eos: tokens that end it.
-        token_ids: new tokens.
-        finished: whether the text has ended.
-        noise: of its sampling.
-        index: where its n-grams occur, prompt included; stays empty where they are not drafted from.
-    """
-
-    def __init__(self, prompt_length: int, max_new_tokens: int, eos: frozenset[int], noise: PositionNoise) -> None:
-        self.prompt_length, self.max_new_tokens, self.eos, self.noise = prompt_length, max_new_tokens, eos, noise
-        self.token_ids: list[int] = []
-        self.index = NgramIndex()
-        self.finished = False
-
-    @property
-    def position(self) -> int:
-        """Index of the root token, the last one emitted, in prompt + completion."""
-        return self.prompt_length + len(self.token_ids) - 1
-
-    def emit(self, tokens: list[int]) -> list[int]:
-        """Add tokens, cut where the text ends; returns those added."""
-        tokens = tokens[: self.max_new_tokens - len(self.token_ids)]
-        ends = [i for i, token in enumerate(tokens) if token in self.eos]
-        if ends:
-            tokens = tokens[: ends[0] + 1]
-        self.token_ids.extend(tokens)
-        self.finished = bool(ends) or len(self.token_ids) >= self.max_new_tokens
-        return tokens
 
 
 class SpeculativeBatch:
@@ -311,7 +243,7 @@ class SpeculativeBatch:
             logits = target.logits(hidden)
             reach = [start + 1 for start in starts]
             choices = choose(logits, reach, nodes.depths, self.sampling, [text.noise for text in texts], nodes.depth)
-            read = _read_back(nodes, choices, logits)  # the verification's one device → host read
+            read = read_back(nodes, choices, logits)  # the verification's one device → host read
         calls = self._growth.depths if self._growth else [0] * len(texts)
         self._check(read, calls, starts)
         paths, rounds = [], []
@@ -447,25 +379,3 @@ class SpeculativeBatch:
         read = read[len(self._unread) :]
         self._unread = []
         return read
-
-
-def _read_back(nodes: Nodes, choices: Tensor, logits: Tensor) -> NDArray[np.float64]:
-    """Which nodes the target's choices reach, read to the host in one piece.
-
-    A node is on the path if it and all its ancestors are the target's choice at their parents.
-
-    Args:
-        choices: [B, n] int64, the target's token after each node.
-        logits: [B, n, vocabulary].
-
-    Returns:
-        [B, 8, n] float64: token, parent, depth, log-probability, source, the target's choice after the node, on the
-        path, whether all logits are finite.
-    """
-    agrees = (choices.gather(1, nodes.parents) == nodes.tokens) & (nodes.log_probs > -torch.inf)
-    agrees[:, 0] = True
-    on_path = (agrees[:, None] | ~nodes.ancestors).all(dim=2)
-    finite = logits.sum(dim=2).isfinite()
-    columns = (nodes.tokens, nodes.parents, nodes.depths, nodes.log_probs, nodes.sources, choices, on_path, finite)
-    read: NDArray[np.float64] = torch.stack([column.double() for column in columns], dim=1).cpu().numpy()
-    return read

@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 
-from radar_rl.speculative.batch import DraftSource, Round, SpeculativeBatch
+from radar_rl.speculative.batch import DraftSource, SpeculativeBatch
 from radar_rl.speculative.pair import Pair
 from radar_rl.speculative.state import DraftState
+from radar_rl.speculative.text import Round
 
 
 class SpeculativeSession:

@@ -29,9 +29,9 @@ from transformers import (
 )
 
 from radar_rl.speculative import Pair, SpeculativeBatch, load_pair
-from radar_rl.speculative.batch import _read_back
 from radar_rl.speculative.sampling import PositionNoise, Sampling, choose
 from radar_rl.speculative.target import Target, TargetCache
+from radar_rl.speculative.text import read_back
 from radar_rl.speculative.tree import Nodes
 from radar_rl.zoo.head import HeadTraining, new_head, save_head
 
@@ -304,7 +304,7 @@ def law_of_acceptance(case: Case) -> dict[tuple[Tokens, int], float]:
         ancestors=repeated(ancestors),
         depth=int(depths.max()),
     )
-    *_, on_paths, _ = _read_back(nodes, torch.tensor(drawn), torch.zeros(len(drawn), n, FEW)).swapaxes(0, 1)
+    *_, on_paths, _ = read_back(nodes, torch.tensor(drawn), torch.zeros(len(drawn), n, FEW)).swapaxes(0, 1)
     law: dict[tuple[Tokens, int], float] = defaultdict(float)
     for choices, on_path in zip(drawn, on_paths, strict=True):
         path = tuple(np.flatnonzero(on_path).tolist())

@@ -1,0 +1,103 @@
+"""A text being decoded, and what each round did to it."""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from radar_rl.speculative.ngram import NgramIndex
+from radar_rl.speculative.sampling import PositionNoise
+from radar_rl.speculative.tree import DraftTree, Nodes
+
+
+@dataclass(frozen=True)
+class Round:
+    """What one round did to one text.
+
+    Attributes:
+        position: index of the root token in prompt + completion.
+        draft_calls: levels drafted.
+        accepted: draft tokens accepted, cut where the text ends.
+        emitted: the tokens the round added to the text: the accepted ones and the bonus token, cut where it ends.
+        arrays: [5, nodes] float64: token, parent, depth, cumulative log-probability and source of each node; what
+            ``tree`` is read from.
+    """
+
+    position: int
+    draft_calls: int
+    accepted: int
+    emitted: tuple[int, ...]
+    arrays: NDArray[np.float64] = field(repr=False)
+
+    @property
+    def nodes(self) -> int:
+        """Nodes verified, root included."""
+        return int(self.arrays.shape[1])
+
+    @cached_property
+    def tree(self) -> DraftTree:
+        """The verified tree, root first, root's parent −1."""
+        tokens, parents, depths = self.arrays[:3].astype(np.int64)
+        parents[0] = -1
+        log_probs, sources = self.arrays[3].astype(np.float32), self.arrays[4].astype(np.uint8)
+        return DraftTree(tokens, parents, depths, log_probs, sources)
+
+
+class Text:
+    """One text of a batch.
+
+    Attributes:
+        prompt_length: tokens of the prompt.
+        max_new_tokens: new tokens at which it is cut.
+        eos: tokens that end it.
+        token_ids: new tokens.
+        finished: whether the text has ended.
+        noise: of its sampling.
+        index: where its n-grams occur, prompt included; stays empty where they are not drafted from.
+    """
+
+    def __init__(self, prompt_length: int, max_new_tokens: int, eos: frozenset[int], noise: PositionNoise) -> None:
+        self.prompt_length, self.max_new_tokens, self.eos, self.noise = prompt_length, max_new_tokens, eos, noise
+        self.token_ids: list[int] = []
+        self.index = NgramIndex()
+        self.finished = False
+
+    @property
+    def position(self) -> int:
+        """Index of the root token, the last one emitted, in prompt + completion."""
+        return self.prompt_length + len(self.token_ids) - 1
+
+    def emit(self, tokens: list[int]) -> list[int]:
+        """Add tokens, cut where the text ends; returns those added."""
+        tokens = tokens[: self.max_new_tokens - len(self.token_ids)]
+        ends = [i for i, token in enumerate(tokens) if token in self.eos]
+        if ends:
+            tokens = tokens[: ends[0] + 1]
+        self.token_ids.extend(tokens)
+        self.finished = bool(ends) or len(self.token_ids) >= self.max_new_tokens
+        return tokens
+
+
+def read_back(nodes: Nodes, choices: Tensor, logits: Tensor) -> NDArray[np.float64]:
+    """Which nodes the target's choices reach, read to the host in one piece.
+
+    A node is on the path if it and all its ancestors are the target's choice at their parents.
+
+    Args:
+        choices: [B, n] int64, the target's token after each node.
+        logits: [B, n, vocabulary].
+
+    Returns:
+        [B, 8, n] float64: token, parent, depth, log-probability, source, the target's choice after the node, on the
+        path, whether all logits are finite.
+    """
+    agrees = (choices.gather(1, nodes.parents) == nodes.tokens) & (nodes.log_probs > -torch.inf)
+    agrees[:, 0] = True
+    on_path = (agrees[:, None] | ~nodes.ancestors).all(dim=2)
+    finite = logits.sum(dim=2).isfinite()
+    columns = (nodes.tokens, nodes.parents, nodes.depths, nodes.log_probs, nodes.sources, choices, on_path, finite)
+    read: NDArray[np.float64] = torch.stack([column.double() for column in columns], dim=1).cpu().numpy()
+    return read
