@@ -20,7 +20,7 @@ from radar_rl.rollouts.tasks import fitting, load_prompts
 from radar_rl.runtime import SpeculativeDecoder
 from radar_rl.runtime.models import pair_from_config
 from radar_rl.runtime.named import policy_from_string
-from radar_rl.speculative.batch import DRAFT_SOURCES
+from radar_rl.speculative.text import DRAFT_SOURCES
 
 ALL_TASKS = "all"
 CALLED = {"head": "head", "ngram": "n-gram", "hybrid": "hybrid"}

@@ -14,12 +14,11 @@ from rich.text import Text
 from radar_rl.errors import InputError
 from radar_rl.policies import Policy, StaticDepth
 from radar_rl.runtime.artifact import check_pair, read_config
-from radar_rl.runtime.decoder import Options, SpeculativeDecoder, autoregressive
+from radar_rl.runtime.decoder import SpeculativeDecoder, autoregressive
 from radar_rl.runtime.models import pair_from_config
 from radar_rl.runtime.named import policy_from_string
-from radar_rl.speculative.batch import DraftSource
 from radar_rl.speculative.pair import Pair
-from radar_rl.speculative.text import Round
+from radar_rl.speculative.text import DraftSource, Options, Round
 
 DEFAULTS = {"max_depth": 8, "top_k": 10, "tree_size": 60}
 

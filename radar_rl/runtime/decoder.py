@@ -3,41 +3,21 @@
 import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypedDict, Unpack
+from typing import Unpack
 
 import numpy as np
 import torch
 
 from radar_rl.errors import ArtifactError, ModelOutputError, check_whole
 from radar_rl.policies.protocol import CONTINUE, STOP, MemorylessPolicy, Policy
-from radar_rl.speculative.batch import DraftSource, SpeculativeBatch
+from radar_rl.speculative.batch import SpeculativeBatch
 from radar_rl.speculative.graphs import rounded
 from radar_rl.speculative.pair import Pair
 from radar_rl.speculative.sampling import PositionNoise, Sampling, choose
 from radar_rl.speculative.session import SpeculativeSession
 from radar_rl.speculative.state import DraftState
 from radar_rl.speculative.target import TargetCache
-from radar_rl.speculative.text import Round
-
-
-class Options(TypedDict, total=False):
-    """What a text is decoded with; defaults are ``SpeculativeSession``'s.
-
-    Attributes:
-        max_new_tokens: length at which the text is cut, in tokens (96).
-        temperature: 0 for greedy (0).
-        sample_top_k: keep the k most likely tokens; 0 keeps all (0).
-        sample_top_p: keep the smallest set with at least this probability (1).
-        seed: names the noise of sampling (0).
-        prefill_chunk: prompt tokens that pass through the models at once (512).
-    """
-
-    max_new_tokens: int
-    temperature: float
-    sample_top_k: int
-    sample_top_p: float
-    seed: int
-    prefill_chunk: int
+from radar_rl.speculative.text import DraftSource, Options, Round
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ forward pass of the target verifies all trees. A text that ends leaves the batch
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -23,11 +22,8 @@ from radar_rl.speculative.pair import Pair
 from radar_rl.speculative.sampling import PositionNoise, Sampling, choose
 from radar_rl.speculative.state import Confidences, DraftState, NodeCounts
 from radar_rl.speculative.target import TargetCache
-from radar_rl.speculative.text import Round, Text, read_back
+from radar_rl.speculative.text import DRAFT_SOURCES, DraftSource, Round, Text, read_back
 from radar_rl.speculative.tree import Candidates, LiveSlots, Nodes, Source, TreeGrowth, select
-
-DraftSource = Literal["head", "ngram", "hybrid"]
-DRAFT_SOURCES: tuple[DraftSource, ...] = get_args(DraftSource)
 
 
 class SpeculativeBatch:
@@ -40,15 +36,9 @@ class SpeculativeBatch:
         pair: target and draft head.
         prompts: each text's prompt, token ids, not empty.
         seeds: names of each text's noise; None: ``seed`` for all.
-        max_new_tokens: length at which a text is cut, in tokens.
-        max_depth: most draft calls in a round.
-        top_k: beam width; 1 drafts chains.
-        tree_size: nodes verified, root included.
-        temperature, sample_top_k, sample_top_p, seed: see ``Sampling``.
-        widen_first_level: verify ``tree_size - 1`` children of the root when a round stops after call 1 (RADAR).
-        prefill_chunk: prompt tokens that pass through the models at once; bounds the memory of long prompts.
-        draft_source: ``head``; ``ngram``, continuations of what stood in the text before (``NgramIndex``), without
-            draft calls; or ``hybrid``, both in one tree of ``tree_size`` nodes.
+        seed: names the noise of all, where ``seeds`` is None.
+        max_new_tokens, temperature, sample_top_k, sample_top_p, prefill_chunk: see ``Options``.
+        max_depth, top_k, tree_size, widen_first_level, draft_source: see ``DraftOptions``.
 
     Attributes:
         max_depth: most draft calls in a round; 0 where n-grams draft alone.

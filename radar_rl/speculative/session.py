@@ -1,11 +1,12 @@
 """One text being decoded: a batch of one, without the lists."""
 
 from collections.abc import Sequence
+from typing import Unpack
 
-from radar_rl.speculative.batch import DraftSource, SpeculativeBatch
+from radar_rl.speculative.batch import SpeculativeBatch
 from radar_rl.speculative.pair import Pair
 from radar_rl.speculative.state import DraftState
-from radar_rl.speculative.text import Round
+from radar_rl.speculative.text import DraftOptions, Round
 
 
 class SpeculativeSession:
@@ -16,14 +17,7 @@ class SpeculativeSession:
     Args:
         pair: target and draft head.
         prompt_ids: the prompt's token ids, not empty.
-        max_new_tokens: length at which the text is cut, in tokens.
-        max_depth: most draft calls in a round.
-        top_k: beam width; 1 drafts chains.
-        tree_size: nodes verified, root included.
-        temperature, sample_top_k, sample_top_p, seed: see ``Sampling``.
-        widen_first_level: verify ``tree_size - 1`` children of the root when a round stops after call 1 (RADAR).
-        prefill_chunk: prompt tokens that pass through the models at once; bounds the memory of long prompts.
-        draft_source: ``head``, ``ngram`` or ``hybrid``, see ``SpeculativeBatch``.
+        options: what the text is decoded and drafted with (``DraftOptions``).
 
     Attributes:
         batch: the batch of one.
@@ -33,38 +27,8 @@ class SpeculativeSession:
         ModelOutputError: a model returned NaN or infinite logits.
     """
 
-    def __init__(
-        self,
-        pair: Pair,
-        prompt_ids: Sequence[int],
-        *,
-        max_new_tokens: int = 96,
-        max_depth: int = 8,
-        top_k: int = 10,
-        tree_size: int = 60,
-        temperature: float = 0.0,
-        sample_top_k: int = 0,
-        sample_top_p: float = 1.0,
-        seed: int = 0,
-        widen_first_level: bool = False,
-        prefill_chunk: int = 512,
-        draft_source: DraftSource = "head",
-    ) -> None:
-        self.batch = SpeculativeBatch(
-            pair,
-            [prompt_ids],
-            max_new_tokens=max_new_tokens,
-            max_depth=max_depth,
-            top_k=top_k,
-            tree_size=tree_size,
-            temperature=temperature,
-            sample_top_k=sample_top_k,
-            sample_top_p=sample_top_p,
-            seed=seed,
-            widen_first_level=widen_first_level,
-            prefill_chunk=prefill_chunk,
-            draft_source=draft_source,
-        )
+    def __init__(self, pair: Pair, prompt_ids: Sequence[int], **options: Unpack[DraftOptions]) -> None:
+        self.batch = SpeculativeBatch(pair, [prompt_ids], **options)
 
     @property
     def pair(self) -> Pair:

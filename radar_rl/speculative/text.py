@@ -1,7 +1,8 @@
-"""A text being decoded, and what each round did to it."""
+"""A text being decoded: with what, how far it is, and what each round did to it."""
 
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Literal, TypedDict, get_args
 
 import numpy as np
 import torch
@@ -11,6 +12,49 @@ from torch import Tensor
 from radar_rl.speculative.ngram import NgramIndex
 from radar_rl.speculative.sampling import PositionNoise
 from radar_rl.speculative.tree import DraftTree, Nodes
+
+DraftSource = Literal["head", "ngram", "hybrid"]
+DRAFT_SOURCES: tuple[DraftSource, ...] = get_args(DraftSource)
+
+
+class Options(TypedDict, total=False):
+    """What a text is decoded with; with their defaults.
+
+    Attributes:
+        max_new_tokens: length at which the text is cut, in tokens (96).
+        temperature: 0 for greedy (0).
+        sample_top_k: keep the k most likely tokens; 0 keeps all (0).
+        sample_top_p: keep the smallest set with at least this probability (1).
+        seed: names the noise of sampling (0).
+        prefill_chunk: prompt tokens that pass through the models at once (512).
+    """
+
+    max_new_tokens: int
+    temperature: float
+    sample_top_k: int
+    sample_top_p: float
+    seed: int
+    prefill_chunk: int
+
+
+class DraftOptions(Options, total=False):
+    """What a text is decoded and drafted with, with their defaults.
+
+    Attributes:
+        max_depth: most draft calls in a round (8).
+        top_k: beam width; 1 drafts chains (10).
+        tree_size: nodes verified, root included (60).
+        widen_first_level: verify ``tree_size - 1`` children of the root when a round stops after call 1, as RADAR does
+            (False).
+        draft_source: ``head``; ``ngram``, continuations of what stood in the text before (``NgramIndex``), without
+            draft calls; or ``hybrid``, both in one tree of ``tree_size`` nodes (``head``).
+    """
+
+    max_depth: int
+    top_k: int
+    tree_size: int
+    widen_first_level: bool
+    draft_source: DraftSource
 
 
 @dataclass(frozen=True)

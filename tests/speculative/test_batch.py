@@ -16,8 +16,8 @@ from radar_rl.policies.protocol import MemorylessPolicy
 from radar_rl.policies.random import RandomStop
 from radar_rl.policies.threshold import ConfidenceThreshold
 from radar_rl.runtime import SpeculativeDecoder, autoregressive
-from radar_rl.runtime.decoder import Options
 from radar_rl.speculative import DraftState, Pair, SpeculativeBatch, load_pair
+from radar_rl.speculative.text import Options
 
 POLICIES = [StaticDepth(3), RandomStop(0.6, 1), ConfidenceThreshold(0.4)]
 

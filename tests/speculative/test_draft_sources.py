@@ -13,10 +13,9 @@ from radar_rl.policies import CONTINUE, STOP, StaticDepth
 from radar_rl.policies.protocol import MemorylessPolicy
 from radar_rl.policies.random import RandomStop
 from radar_rl.runtime import SpeculativeDecoder, autoregressive
-from radar_rl.runtime.decoder import Options
 from radar_rl.speculative import DraftState, Pair, SpeculativeSession
-from radar_rl.speculative.batch import DRAFT_SOURCES, DraftSource
 from radar_rl.speculative.state import NodeCounts
+from radar_rl.speculative.text import DRAFT_SOURCES, DraftSource, Options
 from radar_rl.speculative.tree import Source
 
 PASSAGE = (

@@ -10,11 +10,10 @@ from capturing import Capturing
 
 from radar_rl.policies import ConfidenceThreshold, Policy, RandomStop, StaticDepth
 from radar_rl.runtime import SpeculativeDecoder, autoregressive
-from radar_rl.runtime.decoder import Options
 from radar_rl.speculative import Pair, load_pair
 from radar_rl.speculative import graphs as graphs_module
-from radar_rl.speculative.batch import DRAFT_SOURCES, DraftSource
 from radar_rl.speculative.graphs import Arena, Replays
+from radar_rl.speculative.text import DRAFT_SOURCES, DraftSource, Options
 
 
 @pytest.fixture(params=["pocket", "pocket-eagle2"])
