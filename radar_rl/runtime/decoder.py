@@ -52,7 +52,7 @@ class SpeculativeDecoder:
         max_depth: most draft calls in a round.
         top_k: beam width.
         tree_size: nodes verified, root included.
-        widen_first_level: see ``SpeculativeSession``.
+        widen_first_level: see ``DraftOptions``.
         draft_source: ``head``, ``ngram`` (draft calls are never made, the policy is never asked) or ``hybrid``.
 
     Raises:
