@@ -28,12 +28,11 @@ from radar_rl.speculative.attention import NEGATIVE_INFINITY
 from radar_rl.speculative.tree import Candidates, Source
 
 ESCAPE = 2.0
-"""Weight of the unseen in occurrences, times distinct tokens seen, over match length. Measured on the pocket pair's
-texts; acceptance is flat from 1.5 to 4."""
+"""Weight of the unseen in occurrences, times distinct tokens seen, over match length. No fine point: on pocket,
+``radar-rl bench hybrid tasks=[squad,nq_rag] limit=12 max_new_tokens=64`` prints the same τ with 1, 2 and 4."""
 
 MAX_DEPTH = 16
-"""Levels that continuations reach below the root token. Measured on the pocket pair's texts over long contexts, hybrid
-trees of 60 nodes: τ 4.5 with 8 levels, 4.8 with 16."""
+"""Levels that continuations reach below the root token. The same command: hybrid τ 4.05 with 8 levels, 4.24 with 16."""
 
 Occurrence = tuple[int, int]
 """Index of the token that follows an earlier occurrence of the text's last tokens, and how many of them match."""

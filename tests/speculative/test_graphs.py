@@ -76,7 +76,8 @@ def test_a_pass_is_captured_once_for_its_shape_and_for_all_texts(
     assert capturing.captures == 5  # four draft calls, the first of which reads the text, and the verification
     assert capturing.replays == 5 * rounds
     decoder.generate(ids, max_new_tokens=20)
-    SpeculativeDecoder(captured, StaticDepth(2), max_depth=4).generate(ids, max_new_tokens=20)
+    for depth in (1, 2):  # fewer candidates than the tree has room for are padded
+        SpeculativeDecoder(captured, StaticDepth(depth), max_depth=4).generate(ids, max_new_tokens=20)
     assert capturing.captures == 5
 
 

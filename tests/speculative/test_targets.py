@@ -78,7 +78,8 @@ def pair(request: pytest.FixtureRequest, tmp_path: Path) -> Pair:
     return load_pair(*write_pair(tmp_path, FAMILIES[request.param]()))
 
 
-def test_a_verified_tree_is_one_forward_after_another(pair: Pair) -> None:
+def test_a_verified_tree_is_a_forward_for_each_of_its_texts(pair: Pair, tmp_path: Path) -> None:
+    stock: Any = stock_target(pair, tmp_path / "target")
     generator = torch.Generator().manual_seed(1)
     prefix = torch.randint(3, VOCABULARY, (20,), generator=generator)
     parents = [0, 0, 0, 1, 1, 2, 3, 6, 7]  # node 0 is the root
@@ -97,11 +98,11 @@ def test_a_verified_tree_is_one_forward_after_another(pair: Pair) -> None:
         hidden, features = pair.target.forward(tokens[None], 20 + depths[None], visible[None], cache)
         logits = pair.target.logits(hidden)[0]
         for node, path in enumerate(paths):
-            one = TargetCache(pair.target.model, 64)
-            for token in torch.cat((prefix, tokens[path])):
-                last, feature = pair.target.extend(token[None], one)
-            torch.testing.assert_close(logits[node], pair.target.logits(last)[0], rtol=0, atol=1e-4)
-            torch.testing.assert_close(features[0, node], feature[0], rtol=0, atol=1e-4)
+            text = torch.cat((prefix, tokens[path]))[None]
+            one = stock(text, attention_mask=torch.ones_like(text), output_hidden_states=True)
+            torch.testing.assert_close(logits[node], one.logits[0, -1], rtol=0, atol=1e-4)
+            inputs = [one.hidden_states[layer][0, -1] for layer in pair.target.feature_layers]
+            torch.testing.assert_close(features[0, node], torch.cat(inputs), rtol=0, atol=1e-4)
 
 
 def test_greedy_text_is_that_of_generate_alone_and_in_a_batch(pair: Pair, tmp_path: Path) -> None:
