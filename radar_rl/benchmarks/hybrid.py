@@ -1,7 +1,7 @@
 """``radar-rl bench hybrid``: acceptance length of the head, of n-grams and of both, in trees of the same size."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,11 @@ from radar_rl.errors import check_whole
 from radar_rl.evaluation.statistics import speedup_interval
 from radar_rl.progress import track
 from radar_rl.rollouts.sessions import sequence_seed
-from radar_rl.rollouts.tasks import fitting, load_prompts
+from radar_rl.rollouts.tasks import Prompt, fitting, load_prompts
 from radar_rl.runtime import SpeculativeDecoder
 from radar_rl.runtime.models import pair_from_config
 from radar_rl.runtime.named import policy_from_string
-from radar_rl.speculative.text import DRAFT_SOURCES
+from radar_rl.speculative.text import DRAFT_SOURCES, DraftSource
 
 ALL_TASKS = "all"
 CALLED = {"head": "head", "ngram": "n-gram", "hybrid": "hybrid"}
@@ -68,30 +68,7 @@ def bench_hybrid(
         )
         for source in DRAFT_SOURCES
     }
-    rows: list[dict[str, Any]] = []
-    text: list[int] = []
-    for (prompt, ids), source in track(
-        product(prompts, DRAFT_SOURCES), len(prompts) * len(DRAFT_SOURCES), "bench hybrid"
-    ):
-        start = time.perf_counter()
-        drawn = sequence_seed(seed, prompt.prompt_id, 0)
-        done = decoders[source].generate(ids, max_new_tokens=max_new_tokens, temperature=temperature, seed=drawn)
-        seconds = time.perf_counter() - start
-        text = done.token_ids if source == "head" else text
-        rows.append(
-            {
-                "task": prompt.task,
-                "prompt_id": prompt.prompt_id,
-                "source": source,
-                "tokens": len(done.token_ids) - 1,  # the first one comes from the prefill
-                "rounds": len(done.rounds),
-                "draft_calls": sum(ended.draft_calls for ended in done.rounds),
-                "nodes": sum(ended.nodes for ended in done.rounds),
-                "seconds": seconds,
-                "same_text": done.token_ids == text,
-            }
-        )
-    measured = pl.DataFrame(rows)
+    measured = _decoded(decoders, prompts, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = WIDTH
@@ -109,6 +86,40 @@ def bench_hybrid(
         measured.write_parquet(out, metadata=about | {key: str(value) for key, value in shape.items()})
         print(f"bench hybrid: written to {out}")
     return measured
+
+
+def _decoded(
+    decoders: Mapping[DraftSource, SpeculativeDecoder],
+    prompts: Sequence[tuple[Prompt, list[int]]],
+    *,
+    max_new_tokens: int,
+    temperature: float,
+    seed: int,
+) -> pl.DataFrame:
+    """Every prompt with every source, one source after the other; rows as ``bench_hybrid`` returns them."""
+    rows: list[dict[str, Any]] = []
+    text: list[int] = []
+    runs = product(prompts, decoders.items())
+    for (prompt, ids), (source, decoder) in track(runs, len(prompts) * len(decoders), "bench hybrid"):
+        start = time.perf_counter()
+        drawn = sequence_seed(seed, prompt.prompt_id, 0)
+        done = decoder.generate(ids, max_new_tokens=max_new_tokens, temperature=temperature, seed=drawn)
+        seconds = time.perf_counter() - start
+        text = done.token_ids if source == "head" else text
+        rows.append(
+            {
+                "task": prompt.task,
+                "prompt_id": prompt.prompt_id,
+                "source": source,
+                "tokens": len(done.token_ids) - 1,  # the first one comes from the prefill
+                "rounds": len(done.rounds),
+                "draft_calls": sum(ended.draft_calls for ended in done.rounds),
+                "nodes": sum(ended.nodes for ended in done.rounds),
+                "seconds": seconds,
+                "same_text": done.token_ids == text,
+            }
+        )
+    return pl.DataFrame(rows)
 
 
 def tables(measured: pl.DataFrame, title: str, resamples: int, seed: int) -> list[Table]:

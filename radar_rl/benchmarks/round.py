@@ -10,6 +10,7 @@ import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,13 @@ from rich.table import Table
 
 from radar_rl import __version__
 from radar_rl.errors import ConfigError, InputError, check_whole
-from radar_rl.policies import CONTINUE, StaticDepth
+from radar_rl.policies import CONTINUE, Policy, StaticDepth
 from radar_rl.policies.protocol import MemorylessPolicy
 from radar_rl.progress import track
 from radar_rl.runtime import SpeculativeDecoder, autoregressive
 from radar_rl.runtime.models import inflated_shape, pair_from_config
 from radar_rl.runtime.profiler import clock, default_network
-from radar_rl.speculative import DraftState, Pair, SpeculativeSession
+from radar_rl.speculative import DraftState, Pair, Round, SpeculativeSession
 from radar_rl.speculative.pair import stock_target
 
 DRAFT, GROW, DECIDE, VERIFY, REST = "draft", "draft: grow", "decide", "verify", "rest"
@@ -38,6 +39,10 @@ MEANING = {
     REST: "choosing nodes, accepting, caches, the loop",
 }
 WIDTH = 100
+GENERATE = "transformers generate"
+
+Output = tuple[list[int], list[Round]]
+"""New tokens, and the rounds that gave them."""
 
 
 @dataclass(frozen=True)
@@ -119,49 +124,19 @@ def measure(
         repeats: passes that count; one before them warms up.
     """
 
-    def decoder(policy: StaticDepth | _AlwaysOn) -> SpeculativeDecoder:
+    def decoder(policy: Policy) -> SpeculativeDecoder:
         return SpeculativeDecoder(pair, policy, max_depth=max_depth, top_k=top_k, tree_size=tree_size)
 
-    generate: Any = stock.generate
-
-    def theirs(ids: Sequence[int]) -> tuple[list[int], int, int]:
-        given = torch.tensor([list(ids)], device=pair.target.device)
-        out = generate(
-            given,
-            attention_mask=torch.ones_like(given),
-            max_new_tokens=max_new_tokens,
-            do_sample=False,
-            pad_token_id=0,
-        )
-        return out[0, len(ids) :].tolist(), 0, 0
-
-    def alone(ids: Sequence[int]) -> tuple[list[int], int, int]:
-        return list(autoregressive(pair, ids, max_new_tokens=max_new_tokens)), 0, 0
-
-    def static(depth: int) -> Callable[[Sequence[int]], tuple[list[int], int, int]]:
-        fixed = decoder(StaticDepth(depth))
-
-        def speculative(ids: Sequence[int]) -> tuple[list[int], int, int]:
-            out = fixed.generate(ids, max_new_tokens=max_new_tokens)
-            return out.token_ids, len(out.rounds), sum(done.draft_calls for done in out.rounds)
-
-        return speculative
-
-    ways: dict[str, Callable[[Sequence[int]], tuple[list[int], int, int]]] = {
-        "transformers generate": theirs,
-        "autoregressive": alone,
-    }
-    ways |= {f"static-{depth}": static(depth) for depth in range(1, max_depth + 1)}
+    statics = [decoder(StaticDepth(depth)) for depth in range(1, max_depth + 1)]
+    ways = _ways(pair, stock, statics, max_new_tokens)
+    deciding = decoder(_AlwaysOn(max_depth, top_k))
     order = random.Random(0)
     seconds: dict[str, list[list[float]]] = {name: [[] for _ in prompts] for name in ways}
-    outputs: dict[str, list[tuple[list[int], int, int]]] = {name: [] for name in ways}
+    outputs: dict[str, list[Output]] = {name: [] for name in ways}
     parts: list[dict[str, float]] = []
-    deciding = decoder(_AlwaysOn(max_depth, top_k))
     for repeat in track(range(repeats + 1), repeats + 1, "bench round"):
         for number, ids in enumerate(prompts):
-            names = list(ways)
-            order.shuffle(names)
-            for name in names:
+            for name in order.sample(list(ways), len(ways)):
                 start = clock(pair)
                 output = ways[name](ids)
                 took = clock(pair) - start
@@ -172,15 +147,43 @@ def measure(
         spent = _round_parts(deciding, prompts, max_new_tokens)
         if repeat > 0:
             parts.append(spent)
-    texts = [tokens for tokens, _, _ in outputs["transformers generate"]]
-    rows = []
-    for name, done in outputs.items():
-        same = sum(tokens == text for (tokens, _, _), text in zip(done, texts, strict=True))
-        total = sum(statistics.median(times) for times in seconds[name])
-        counts = [sum(column) for column in zip(*((len(tokens), *rest) for tokens, *rest in done), strict=True)]
-        rows.append(Row(name, counts[0], total, counts[1], counts[2], same))
+    texts = [tokens for tokens, _ in outputs[GENERATE]]
+    rows = [
+        Row(
+            name,
+            tokens=sum(len(tokens) for tokens, _ in done),
+            seconds=sum(statistics.median(times) for times in seconds[name]),
+            rounds=sum(len(rounds) for _, rounds in done),
+            draft_calls=sum(ended.draft_calls for _, rounds in done for ended in rounds),
+            same_text=sum(tokens == text for (tokens, _), text in zip(done, texts, strict=True)),
+        )
+        for name, done in outputs.items()
+    ]
     median = {part: statistics.median(spent[part] for spent in parts) for part in MEANING}
     return RoundMeasurement(median, rows, len(prompts))
+
+
+def _ways(
+    pair: Pair, stock: transformers.PreTrainedModel, statics: Sequence[SpeculativeDecoder], max_new_tokens: int
+) -> dict[str, Callable[[Sequence[int]], Output]]:
+    """Each way of decoding a prompt greedily, by name: transformers', ours alone, and each decoder."""
+    generate: Any = stock.generate
+
+    def theirs(ids: Sequence[int]) -> Output:
+        given = torch.tensor([list(ids)], device=pair.target.device)
+        seen = torch.ones_like(given)
+        out = generate(given, attention_mask=seen, max_new_tokens=max_new_tokens, do_sample=False, pad_token_id=0)
+        return out[0, len(ids) :].tolist(), []
+
+    def alone(ids: Sequence[int]) -> Output:
+        return list(autoregressive(pair, ids, max_new_tokens=max_new_tokens)), []
+
+    def speculative(decoder: SpeculativeDecoder, ids: Sequence[int]) -> Output:
+        done = decoder.generate(ids, max_new_tokens=max_new_tokens)
+        return done.token_ids, done.rounds
+
+    named = {decoder.policy.name: partial(speculative, decoder) for decoder in statics}
+    return {GENERATE: theirs, "autoregressive": alone, **named}
 
 
 def _round_parts(

@@ -247,7 +247,7 @@ class SpeculativeBatch:
             )
             paths.append(path)
             text.noise.forget_before(text.position)
-        self._commit(paths, nodes.tokens, choices, features)
+        self._commit(paths, choices, features)
         self._in_round = False
         self._leave()
         return rounds
@@ -296,14 +296,14 @@ class SpeculativeBatch:
                     "no token can be chosen"
                 )
 
-    def _commit(self, paths: list[NDArray[np.int64]], tokens: Tensor, choices: Tensor, features: Tensor) -> None:
+    def _commit(self, paths: list[NDArray[np.int64]], choices: Tensor, features: Tensor) -> None:
         """Keep what the accepted paths left in the target's cache, and what the head has to read of them."""
         self._counts = [len(path) for path in paths]
         longest = max(self._new_slots, *self._counts)
         padded = np.stack([np.pad(path, (0, longest - len(path)), mode="edge") for path in paths])
         with torch.inference_mode():
-            kept = torch.from_numpy(padded).to(tokens.device)  # [B, longest], node indices, root first
-            rows = torch.arange(len(paths), device=tokens.device)[:, None]
+            kept = torch.from_numpy(padded).to(choices.device)  # [B, longest], node indices, root first
+            rows = torch.arange(len(paths), device=choices.device)[:, None]
             self._target_cache.commit(kept, self._counts)
             self._features = features[rows, kept]
             # What follows a path's node is its next one, and the target's choice behind the last: all target's choices.
