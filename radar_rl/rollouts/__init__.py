@@ -1,7 +1,15 @@
 """Data: prompts, traces and rollouts, how they are collected, stored and read."""
 
 from radar_rl.rollouts.jsonl import read_jsonl
-from radar_rl.rollouts.reading import load_rollouts, load_trace, read_traces, rollout_settings, trace_settings
+from radar_rl.rollouts.manifest import DataSet
+from radar_rl.rollouts.reading import (
+    data_digest,
+    load_rollouts,
+    load_trace,
+    read_traces,
+    rollout_settings,
+    trace_settings,
+)
 from radar_rl.rollouts.reward import Reward
 from radar_rl.rollouts.sessions import LiveTexts, ReplayTexts, Texts, TextSession, sequence_seed
 from radar_rl.rollouts.split import held_out
@@ -10,6 +18,7 @@ from radar_rl.rollouts.trace import NO_RANK, Sequences, Trace, TraceSettings
 
 __all__ = [
     "NO_RANK",
+    "DataSet",
     "LiveTexts",
     "Prompt",
     "ReplayTexts",
@@ -19,6 +28,7 @@ __all__ = [
     "Texts",
     "Trace",
     "TraceSettings",
+    "data_digest",
     "held_out",
     "load_prompts",
     "load_rollouts",

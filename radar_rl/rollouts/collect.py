@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from itertools import groupby
 from operator import itemgetter
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,9 +12,11 @@ import numpy as np
 from radar_rl.errors import ConfigError
 from radar_rl.policies.static import StaticDepth
 from radar_rl.progress import track
+from radar_rl.rollouts.claim import claimed
 from radar_rl.rollouts.columns import TracedText, Work, sequences_table, trace_table
+from radar_rl.rollouts.manifest import DataSet, Manifest, check_shard, part_name
 from radar_rl.rollouts.sessions import near_cut, sequence_seed
-from radar_rl.rollouts.storage import Manifest, shard_name, write_parquet
+from radar_rl.rollouts.storage import Store, plain
 from radar_rl.rollouts.tasks import digest, fitting, load_prompts
 from radar_rl.rollouts.trace import TraceSettings
 from radar_rl.rollouts.tracer import trace_sequence
@@ -41,13 +42,15 @@ def collect(
     max_depth: int = 8,
     top_k: int = 10,
     tree_size: int = 60,
-    shard_size: int = 64,
+    shard: int = 0,
+    shards: int = 1,
+    part_size: int = 64,
     positions_per_batch: int = 256,
-) -> Path:
+) -> str:
     """Collect a trace; an interrupted collection goes on where it stopped.
 
     Args:
-        out: folder to write: ``sequences/``, ``trace/`` and ``manifest.json``.
+        out: folder to write: ``sequences/``, ``trace/`` and a manifest per shard; a folder or a URI that pyarrow knows.
         model: target, draft, dtype and device.
         tasks, task, split, data_dir, limit: which prompts, see ``load_prompts``; ``task["path"]`` is a file of rows.
         samples: texts per prompt.
@@ -55,7 +58,8 @@ def collect(
         seed: each sequence's own seed derives from it, the prompt's id and the number of the sample.
         max_new_tokens: length at which a text is cut.
         max_depth, top_k, tree_size: draft calls, beam width, nodes verified (root included).
-        shard_size: sequences per file.
+        shard, shards: which share of the work to do, of how many.
+        part_size: sequences per file.
         positions_per_batch: positions whose trees grow together; bounds memory.
 
     Returns:
@@ -66,10 +70,11 @@ def collect(
         TraceError: the folder holds a trace made with other settings.
         ConfigError: a number is out of range.
     """
-    counts = {"samples": samples, "shard_size": shard_size, "positions_per_batch": positions_per_batch}
+    counts = {"samples": samples, "part_size": part_size, "positions_per_batch": positions_per_batch}
     for name, value in counts.items():
         if value < 1:
             raise ConfigError(f"{name}: expected at least 1, got {value}")
+    check_shard(shard, shards)
     if samples > 1 and temperature == 0:
         raise ConfigError(f"samples={samples} with temperature=0 would make the same text again; set a temperature")
     prompts = load_prompts(tasks, path=task.get("path"), split=split, data_dir=data_dir, limit=limit)
@@ -90,25 +95,28 @@ def collect(
     about = asdict(settings) | {
         "max_new_tokens": max_new_tokens,
         "samples": samples,
-        "shard_size": shard_size,
+        "part_size": part_size,
         "prompts": len(encoded),
         "prompts_digest": digest((work.sequence_id, work.prompt_ids) for work in works),
         "skipped": skipped,
     }
-    folder = Path(out)
-    manifest = Manifest.open(folder, "traces", about, -(-len(works) // shard_size))
-    todo = [number for number in range(manifest.shards_total) if shard_name(number) not in manifest.shards]
-    pending = [(number, work) for number in todo for work in works[number * shard_size : (number + 1) * shard_size]]
-    start = time.monotonic()
-    # The text does not depend on the policy; about half the depth is fast on every machine.
-    policy = StaticDepth((max_depth + 1) // 2)
-    decoder = SpeculativeDecoder(pair, policy=policy, max_depth=max_depth, top_k=top_k, tree_size=tree_size)
-    shown = track(pending, len(pending), "collecting") if pending else []
-    for number, group in groupby(shown, key=itemgetter(0)):
-        traced = [_trace(decoder, work, settings, max_new_tokens, positions_per_batch) for _, work in group]
-        _write(manifest, shard_name(number), settings, traced)
-    _report(manifest, len(skipped), len(todo), time.monotonic() - start)
-    return folder
+    store, parts = Store.at(out), -(-len(works) // part_size)
+    mine = Manifest(store, "traces", about, parts, shard, shards)
+    with claimed(store, mine.claim):
+        manifest = Manifest.open(store, "traces", about, parts, shard, shards)
+        done = set(DataSet.read(store, "traces").parts)
+        todo = [number for number in range(shard, parts, shards) if part_name(number) not in done]
+        pending = [(number, work) for number in todo for work in works[number * part_size : (number + 1) * part_size]]
+        start = time.monotonic()
+        # The text does not depend on the policy; about half the depth is fast on every machine.
+        policy = StaticDepth((max_depth + 1) // 2)
+        decoder = SpeculativeDecoder(pair, policy=policy, max_depth=max_depth, top_k=top_k, tree_size=tree_size)
+        shown = track(pending, len(pending), "collecting") if pending else []
+        for number, group in groupby(shown, key=itemgetter(0)):
+            traced = [_trace(decoder, work, settings, max_new_tokens, positions_per_batch) for _, work in group]
+            _write(manifest, part_name(number), settings, traced)
+        _report(store, len(skipped), len(todo), time.monotonic() - start)
+    return out
 
 
 def _trace(
@@ -142,22 +150,25 @@ def _trace(
 
 
 def _write(manifest: Manifest, name: str, settings: TraceSettings, traced: Sequence[TracedText]) -> None:
-    """Write one shard and record it."""
-    folder, about = manifest.folder, asdict(settings)
-    write_parquet(folder / "sequences" / f"{name}.parquet", sequences_table(traced, settings), "sequences", about)
-    write_parquet(folder / "trace" / f"{name}.parquet", trace_table(traced, settings), "trace", about)
+    """Write one part and record it."""
+    tables = {"sequences": sequences_table(traced, settings), "trace": trace_table(traced, settings)}
+    files = {
+        f"{kind}/{name}.parquet": manifest.store.write_parquet(f"{kind}/{name}.parquet", table, kind, asdict(settings))
+        for kind, table in tables.items()
+    }
     rows = sum(len(text.confidences) for text in traced)
-    manifest.finish(name, {"rows": rows, "sequences": len(traced)})
+    manifest.finish(name, {"rows": rows, "sequences": len(traced), "files": plain(files)})
 
 
-def _report(manifest: Manifest, skipped: int, new_shards: int, seconds: float) -> None:
+def _report(store: Store, skipped: int, new_parts: int, seconds: float) -> None:
     """Say what there is now."""
-    rows = sum(entry["rows"] for entry in manifest.shards.values())
-    sequences = sum(entry["sequences"] for entry in manifest.shards.values())
-    old = len(manifest.shards) - new_shards
+    found = DataSet.read(store, "traces")
+    sequences = sum(entry["sequences"] for entry in found.parts.values())
+    old = len(found.parts) - new_parts
     print(
-        f"{manifest.folder}: {rows:,} positions of {sequences:,} texts"
-        + (f", {skipped} prompts skipped as too long (listed in manifest.json)" if skipped else "")
-        + f"; {new_shards} shards in {seconds:.0f} s"
+        f"{store.place}: {found.rows:,} positions of {sequences:,} texts"
+        + (f", {skipped} prompts skipped as too long (listed in the manifest)" if skipped else "")
+        + f"; {new_parts} parts in {seconds:.0f} s"
         + (f", {old} were done before" if old else "")
+        + (f", {found.parts_total - len(found.parts)} are other shards'" if not found.complete else "")
     )

@@ -9,10 +9,11 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.dataset as pads
 from numpy.typing import NDArray
 
 from radar_rl.errors import TraceError
-from radar_rl.rollouts.storage import Manifest, read_parquet
+from radar_rl.rollouts.manifest import DataSet
 from radar_rl.rollouts.trace import Sequences, Trace, TraceSettings, accepted_tokens
 
 SEQUENCE_COLUMNS = ["sequence_id", "task", "prompt_id", "token_ids", "prompt_length"]
@@ -22,37 +23,50 @@ def load_trace(path: str | Path, *, expect: Mapping[str, Any] | None = None) -> 
     """Load a collected trace into memory.
 
     Args:
-        path: the folder that ``radar-rl collect`` wrote; only finished shards are read.
+        path: the folder that ``radar-rl collect`` wrote, or its URI; only finished parts are read.
         expect: fields of ``TraceSettings`` that the trace must have been made with, e.g. ``{"top_k": 10}``.
 
     Raises:
-        TraceError: the folder holds no trace, a file is damaged, shards were made with different settings, or a
-            setting is not the expected one.
+        TraceError: the folder holds no trace, a file is truncated or altered, parts were made with different settings,
+            or a setting is not the expected one.
     """
-    folder = Path(path)
-    manifest = Manifest.read(folder, "traces")
-    shards = []
-    settings: TraceSettings | None = None
-    for name, entry in manifest.shards.items():
-        table, found = read_parquet(folder / "trace" / f"{name}.parquet", "trace")
-        sequences, also = read_parquet(folder / "sequences" / f"{name}.parquet", "sequences", SEQUENCE_COLUMNS)
-        settings = settings or TraceSettings(**found)
-        if found != asdict(settings) or also != found:
-            raise TraceError(f"{folder}: shard {name} was made with other settings than the rest: {found}")
-        if (len(table), len(sequences)) != (entry["rows"], entry["sequences"]):
-            raise TraceError(
-                f"{folder}: shard {name} holds {len(table)} rows of {len(sequences)} sequences, the manifest says "
-                f"{entry['rows']} of {entry['sequences']}; it was altered"
-            )
-        shards.append(_shard(name, settings, table, sequences))
-    if settings is None:
-        raise TraceError(f"{folder}: no shard is finished; run the same radar-rl collect again")
+    found = _traces(path)
+    settings = _settings(found)
+    loaded = []
+    for name in found.parts:
+        table = _part(found, "trace", name, settings)
+        sequences = _part(found, "sequences", name, settings, SEQUENCE_COLUMNS)
+        loaded.append(_shard(found.store.show(name), settings, table, sequences))
     for key, value in (expect or {}).items():
         if getattr(settings, key) != value:
             raise TraceError(
-                f"{folder}: made with {key}={getattr(settings, key)!r}, expected {value!r}; collect with that setting"
+                f"{path}: made with {key}={getattr(settings, key)!r}, expected {value!r}; collect with that setting"
             )
-    return _concatenate(settings, shards)
+    return _concatenate(settings, loaded)
+
+
+def _traces(path: str | Path) -> DataSet:
+    """The finished parts of a trace, of which there must be some."""
+    found = DataSet.read(path, "traces")
+    if not found.parts:
+        raise TraceError(f"{path}: no part is finished; run the same radar-rl collect again")
+    return found
+
+
+def _settings(found: DataSet) -> TraceSettings:
+    """What a trace was made with: those of a manifest's settings that its files carry too."""
+    return TraceSettings(**{name: found.settings[name] for name in TraceSettings.__dataclass_fields__})
+
+
+def _part(
+    found: DataSet, kind: str, name: str, settings: TraceSettings, columns: list[str] | None = None
+) -> pa.Table:
+    """One file of a trace, checked against its manifest."""
+    file = f"{kind}/{name}.parquet"
+    table, made_with = found.store.read_parquet(file, kind, columns, found.parts[name]["files"][file])
+    if made_with != asdict(settings):
+        raise TraceError(f"{found.store.show(file)}: made with other settings than the rest: {made_with}")
+    return table
 
 
 def _flat(column: pa.ChunkedArray) -> NDArray[Any]:
@@ -79,14 +93,14 @@ def _shard(name: str, settings: TraceSettings, table: pa.Table, sequences: pa.Ta
         or not np.array_equal(table["position"].to_numpy(), position)
         or (expected_ids is not None and not table["sequence_id"].combine_chunks().equals(expected_ids))
     ):
-        raise TraceError(f"shard {name}: rows are missing, doubled or out of order; it was altered")
+        raise TraceError(f"{name}: rows are missing, doubled or out of order; it was altered")
     depth, top_k = settings.max_depth, settings.top_k
     if len(table) == 0:
         confidences, ranks = np.empty(0, np.float16), np.empty(0, np.uint16)
     else:
         confidences, ranks = _flat(table["confidences"]), _flat(table["ranks"])
     if np.isnan(confidences).any():
-        raise TraceError(f"shard {name}: confidences hold NaN; it was altered, or the draft head is damaged")
+        raise TraceError(f"{name}: confidences hold NaN; it was altered, or the draft head is damaged")
     return Trace(
         settings=settings,
         sequences=texts,
@@ -109,7 +123,7 @@ def _concatenate(settings: TraceSettings, shards: list[Trace]) -> Trace:
         length=np.concatenate([t.length for t in texts]),
     )
     if len(set(sequences.sequence_id)) != len(sequences):
-        raise TraceError("a sequence_id occurs twice: a shard's files were copied under a second name")
+        raise TraceError("a sequence_id occurs twice: a part's files were copied under a second name")
     return Trace(
         settings=settings,
         sequences=sequences,
@@ -125,25 +139,16 @@ def trace_settings(path: str | Path) -> TraceSettings:
     """What the trace in a folder was made with.
 
     Raises:
-        TraceError: the folder holds no trace, or shards were made with different settings.
+        TraceError: the folder holds no trace, or its manifests disagree.
     """
-    folder = Path(path)
-    manifest = Manifest.read(folder, "traces")
-    names = list(manifest.shards)
-    if not names:
-        raise TraceError(f"{folder}: no shard is finished; run the same radar-rl collect again")
-    found = [read_parquet(folder / "trace" / f"{name}.parquet", "trace", ["position"])[1] for name in names]
-    for name, values in zip(names, found, strict=True):
-        if values != found[0]:
-            raise TraceError(f"{folder}: shard {name} was made with other settings than {names[0]}: {values}")
-    return TraceSettings(**found[0])
+    return _settings(_traces(path))
 
 
 def read_traces(path: str | Path) -> pl.LazyFrame:
     """Scan a collected trace without loading it.
 
     Args:
-        path: the folder that ``radar-rl collect`` wrote; only finished shards are read.
+        path: the folder that ``radar-rl collect`` wrote; only finished parts are read.
 
     Returns:
         One row a root token: ``sequence_id``, ``task``, ``prompt_id`` (the prompt row's ``id``), ``position`` (index
@@ -152,13 +157,12 @@ def read_traces(path: str | Path) -> pl.LazyFrame:
         ``tree_size``), ``censored``.
 
     Raises:
-        TraceError: the folder holds no trace, or shards were made with different settings.
+        TraceError: the folder holds no trace, or its manifests disagree.
     """
-    folder = Path(path)
-    settings = trace_settings(folder)
-    shards = Manifest.read(folder, "traces").shards
-    trace = pl.scan_parquet([folder / "trace" / f"{name}.parquet" for name in shards])
-    texts = pl.scan_parquet([folder / "sequences" / f"{name}.parquet" for name in shards]).select(
+    found = _traces(path)
+    settings = _settings(found)
+    trace = _scan(found, "trace")
+    texts = _scan(found, "sequences").select(
         "sequence_id", "task", "prompt_id", length=pl.col("token_ids").list.len()
     )
 
@@ -180,31 +184,46 @@ def read_traces(path: str | Path) -> pl.LazyFrame:
     )
 
 
+def data_digest(path: str | Path) -> str:
+    """Hash of collected traces or logged rollouts: equal digests mean equal data.
+
+    Raises:
+        TraceError: the folder holds neither.
+    """
+    return DataSet.read(path).digest
+
+
+def _scan(found: DataSet, kind: str) -> pl.LazyFrame:
+    """The files of one kind, lazily, wherever they lie."""
+    paths = [found.store.path(name) for name in found.files(kind)]
+    if found.store.local is not None:
+        return pl.scan_parquet(paths)
+    return pl.scan_pyarrow_dataset(pads.dataset(paths, filesystem=found.store.filesystem, format="parquet"))
+
+
 def load_rollouts(path: str | Path) -> pl.DataFrame:
     """Load logged rollouts, in the order in which they were made.
 
     Args:
-        path: the folder that ``radar-rl rollout`` wrote.
+        path: the folder that ``radar-rl rollout`` wrote, or its URI.
 
     Returns:
         One row a transition; columns as ``radar_rl.rollouts.columns.rollouts_schema`` describes them.
 
     Raises:
-        TraceError: the folder holds no rollouts, they are not finished, or a file is damaged.
+        TraceError: the folder holds no rollouts, they are not finished, or a file is truncated or altered.
     """
-    folder = Path(path)
-    manifest = Manifest.read(folder, "rollouts")
-    if not manifest.complete:
-        raise TraceError(f"{folder}: the rollouts are not finished; run the same radar-rl rollout again")
+    found = DataSet.read(path, "rollouts")
+    if not found.complete or not found.parts:
+        raise TraceError(f"{path}: the rollouts are not finished; run the same radar-rl rollout again")
     tables = []
-    for name, entry in manifest.shards.items():
-        table, _ = read_parquet(folder / "rollouts" / f"{name}.parquet", "rollouts")
-        if len(table) != entry["rows"]:
-            raise TraceError(f"{folder}: shard {name} holds {len(table)} rows, the manifest says {entry['rows']}")
+    for name, entry in found.parts.items():
+        file = f"rollouts/{name}.parquet"
+        table, _ = found.store.read_parquet(file, "rollouts", record=entry["files"][file])
         tables.append(pl.DataFrame(table))
     return pl.concat(tables)
 
 
 def rollout_settings(path: str | Path) -> dict[str, Any]:
     """What rollouts were made with: policy, environment, models, observation ``spec``, ``hardware`` and ``reward``."""
-    return Manifest.read(Path(path), "rollouts").settings
+    return DataSet.read(path, "rollouts").settings

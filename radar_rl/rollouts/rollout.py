@@ -15,11 +15,12 @@ from radar_rl.policies.protocol import Policy
 from radar_rl.progress import track
 from radar_rl.rollouts.acting import Row, play
 from radar_rl.rollouts.columns import rollouts_table
+from radar_rl.rollouts.manifest import Manifest, part_name
 from radar_rl.rollouts.reading import load_trace
 from radar_rl.rollouts.reward import Reward
 from radar_rl.rollouts.sessions import LiveTexts, ReplayTexts, Texts
 from radar_rl.rollouts.split import held_out as is_held_out
-from radar_rl.rollouts.storage import Manifest, shard_name, write_parquet
+from radar_rl.rollouts.storage import Store, plain
 from radar_rl.rollouts.tasks import Prompt, digest, fitting, load_prompts
 from radar_rl.runtime.artifact import check_pair, read_config
 from radar_rl.runtime.models import pair_from_config
@@ -30,7 +31,7 @@ from radar_rl.speculative.pair import Pair
 if TYPE_CHECKING:  # Gymnasium is needed by the verb, not by the package
     from radar_rl.envs.base import DraftTreeBase
 
-EPISODES_PER_SHARD = 64
+EPISODES_PER_PART = 64
 
 
 def rollout(
@@ -63,7 +64,7 @@ def rollout(
     """Log what one policy does. An episode is one text.
 
     Args:
-        out: folder to write: ``rollouts/`` and ``manifest.json``.
+        out: folder to write: ``rollouts/`` and its manifest.
         env: ``live`` decodes with the pair, and logs measured seconds; ``replay`` walks over a trace, and logs those
             of the hardware profile. Rewards use the profile in both, so the rest of the rows is the same.
         policy: a rule (``static:D``, ``threshold:P``, ``random:P``) or a folder with a trained or exported policy.
@@ -134,11 +135,11 @@ def rollout(
         "reward": asdict(earned),
     }
     total = len(texts) if episodes is None else episodes
-    manifest = Manifest.open(folder, "rollouts", about | shape | origin, -(-total // EPISODES_PER_SHARD))
+    manifest = Manifest.open(Store.at(folder), "rollouts", about | shape | origin, -(-total // EPISODES_PER_PART))
     if manifest.complete:
         print(f"{folder}: these rollouts are there already")
         return folder
-    manifest.shards.clear()  # a policy may remember earlier episodes, so an interrupted run starts again
+    manifest.parts.clear()  # a policy may remember earlier episodes, so an interrupted run starts again
     _log(environment, decides, manifest, episodes)
     return folder
 
@@ -195,7 +196,7 @@ def _chosen(prompt_ids: Sequence[str], subset: str, fraction: float) -> NDArray[
 
 
 def _log(environment: "DraftTreeBase", policy: Policy, manifest: Manifest, episodes: int | None) -> None:
-    """Play episode after episode, write them in shards, and say what came out."""
+    """Play episode after episode, write them in parts, and say what came out."""
     total = len(environment.texts) if episodes is None else episodes
     rows: list[Row] = []
     number = count = emitted = 0
@@ -204,22 +205,23 @@ def _log(environment: "DraftTreeBase", policy: Policy, manifest: Manifest, episo
     def write() -> None:
         nonlocal rows
         table = rollouts_table(rows, environment.observation_spec.size)
-        name = shard_name(len(manifest.shards))
-        path = manifest.folder / "rollouts" / f"{name}.parquet"
-        write_parquet(path, table, "rollouts", manifest.settings)
-        manifest.finish(name, {"rows": len(rows), "episodes": rows[-1]["episode"] - rows[0]["episode"] + 1})
+        name = part_name(len(manifest.parts))
+        file = f"rollouts/{name}.parquet"
+        written = {file: manifest.store.write_parquet(file, table, "rollouts", manifest.settings)}
+        played = rows[-1]["episode"] - rows[0]["episode"] + 1
+        manifest.finish(name, {"rows": len(rows), "episodes": played, "files": plain(written)})
         rows = []
 
-    for number, played in enumerate(track(play(environment, policy, episodes), total, "rolling out")):
-        rows.extend(played)
-        count, emitted = count + len(played), emitted + sum(row["emitted"] for row in played)
-        if (number + 1) % EPISODES_PER_SHARD == 0:
+    for number, episode in enumerate(track(play(environment, policy, episodes), total, "rolling out")):
+        rows.extend(episode)
+        count, emitted = count + len(episode), emitted + sum(row["emitted"] for row in episode)
+        if (number + 1) % EPISODES_PER_PART == 0:
             write()
     if rows:
         write()
-    manifest.shards_total = len(manifest.shards)
+    manifest.parts_total = len(manifest.parts)
     manifest.save()
     print(
-        f"{manifest.folder}: {count:,} transitions of {number + 1:,} texts, {emitted:,} tokens; "
+        f"{manifest.store.place}: {count:,} transitions of {number + 1:,} texts, {emitted:,} tokens; "
         f"policy {policy.name}, {time.monotonic() - start:.0f} s"
     )
