@@ -1,7 +1,6 @@
 """Reading what collect and rollout wrote: whole in memory, or lazily with polars."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +36,7 @@ def load_trace(path: str | Path, *, expect: Mapping[str, Any] | None = None) -> 
         table, found = read_parquet(folder / "trace" / f"{name}.parquet", "trace")
         sequences, also = read_parquet(folder / "sequences" / f"{name}.parquet", "sequences", SEQUENCE_COLUMNS)
         settings = settings or TraceSettings(**found)
-        if found != asdict(settings) or also != found:
+        if TraceSettings(**found) != settings or also != found:
             raise TraceError(f"{folder}: shard {name} was made with other settings than the rest: {found}")
         if (len(table), len(sequences)) != (entry["rows"], entry["sequences"]):
             raise TraceError(
