@@ -133,7 +133,7 @@ def _trace(
         seed=seed,
     ).token_ids
     token_ids = [*work.prompt_ids, *written]
-    confidences, ranks = trace_sequence(
+    traced = trace_sequence(
         decoder.pair,
         token_ids,
         len(work.prompt_ids),
@@ -142,11 +142,11 @@ def _trace(
         tree_size=settings.tree_size,
         positions_per_batch=positions_per_batch,
     )
-    censored = np.zeros(len(confidences), dtype=np.bool_)
+    censored = np.zeros(len(traced.confidences), dtype=np.bool_)
     if written[-1] not in decoder.pair.eos_token_ids:
-        positions = len(work.prompt_ids) + np.arange(len(confidences))
+        positions = len(work.prompt_ids) + np.arange(len(traced.confidences))
         censored = np.asarray(near_cut(positions, len(token_ids), settings.max_depth))
-    return TracedText(work, token_ids, seed, confidences, ranks, censored)
+    return TracedText(work, token_ids, seed, traced.confidences, traced.ranks, censored)
 
 
 def _write(manifest: Manifest, name: str, settings: TraceSettings, traced: Sequence[TracedText]) -> None:

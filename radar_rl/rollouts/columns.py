@@ -1,7 +1,8 @@
 """The Parquet columns of sequences, traces and rollouts, and tables made of what is to be written."""
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from radar_rl.rollouts.tasks import Prompt
 from radar_rl.rollouts.trace import TraceSettings
+from radar_rl.speculative.features import FEATURES
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class Work:
 
 @dataclass(frozen=True)
 class TracedText:
-    """One text with its trace; shapes as ``trace_sequence`` gives them."""
+    """One text with its trace; shapes as ``TracedPositions`` has them."""
 
     work: Work
     token_ids: list[int]
@@ -36,6 +38,7 @@ class TracedText:
     confidences: NDArray[np.float16]
     ranks: NDArray[np.uint16]
     censored: NDArray[np.bool_]
+    features: Mapping[str, NDArray[np.generic]] = field(default_factory=dict)
 
 
 def sequences_schema() -> pa.Schema:
@@ -53,17 +56,26 @@ def sequences_schema() -> pa.Schema:
     )
 
 
-def trace_schema(max_depth: int, top_k: int) -> pa.Schema:
-    """Columns of ``trace``: one row a root token; see ``radar_rl.rollouts.trace.Trace`` for what they mean."""
-    return pa.schema(
-        [
-            ("sequence_id", pa.string()),
-            ("position", pa.int32()),
-            ("confidences", pa.list_(pa.float16(), max_depth * top_k)),
-            ("ranks", pa.list_(pa.uint16(), max_depth * max_depth)),
-            ("censored", pa.bool_()),
-        ]
-    )
+def trace_schema(settings: TraceSettings) -> pa.Schema:
+    """Columns of ``trace``: one row a root token; see ``radar_rl.rollouts.trace.Trace`` for what they mean.
+
+    Behind them a column for each feature, described in ``radar_rl.speculative.features.FEATURES``: a number, or a
+    fixed-size list of the row's value, flat, draft call by draft call.
+    """
+    max_depth, top_k = settings.max_depth, settings.top_k
+    columns = [
+        ("sequence_id", pa.string()),
+        ("position", pa.int32()),
+        ("confidences", pa.list_(pa.float16(), max_depth * top_k)),
+        ("ranks", pa.list_(pa.uint16(), max_depth * max_depth)),
+        ("censored", pa.bool_()),
+    ]
+    for name in settings.features:
+        feature = FEATURES[name]
+        shape = feature.shape(max_depth=max_depth, top_k=top_k, feature_dim=settings.feature_dim)
+        kind = pa.from_numpy_dtype(feature.dtype)
+        columns.append((name, pa.list_(kind, math.prod(shape)) if shape else kind))
+    return pa.schema(columns)
 
 
 def rollouts_schema(observation_size: int) -> pa.Schema:
@@ -99,8 +111,8 @@ def rollouts_schema(observation_size: int) -> pa.Schema:
 
 
 def fixed_size(values: NDArray[Any]) -> pa.Array:
-    """A fixed-size-list column of a [N, width] array, of its dtype."""
-    return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), values.shape[1])
+    """A fixed-size-list column of a [N, …] array, of its dtype; each row flat. N may be 0."""
+    return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), math.prod(values.shape[1:]))
 
 
 def sequences_table(texts: Sequence[TracedText], settings: TraceSettings) -> pa.Table:
@@ -124,11 +136,14 @@ def trace_table(texts: Sequence[TracedText], settings: TraceSettings) -> pa.Tabl
     columns = [
         pa.array(np.repeat([text.work.sequence_id for text in texts], rows), pa.string()),
         pa.array(np.concatenate(positions), pa.int32()),
-        fixed_size(np.concatenate([text.confidences.reshape(len(text.confidences), -1) for text in texts])),
-        fixed_size(np.concatenate([text.ranks.reshape(len(text.ranks), -1) for text in texts])),
+        fixed_size(np.concatenate([text.confidences for text in texts])),
+        fixed_size(np.concatenate([text.ranks for text in texts])),
         pa.array(np.concatenate([text.censored for text in texts])),
     ]
-    return pa.table(columns, schema=trace_schema(settings.max_depth, settings.top_k))
+    for name in settings.features:
+        values = np.concatenate([text.features[name] for text in texts])
+        columns.append(pa.array(values) if values.ndim == 1 else fixed_size(values))
+    return pa.table(columns, schema=trace_schema(settings))
 
 
 def rollouts_table(rows: Sequence[Mapping[str, Any]], observation_size: int) -> pa.Table:

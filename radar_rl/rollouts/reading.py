@@ -1,7 +1,6 @@
 """Reading what collect and rollout wrote: whole in memory, or lazily with polars."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +63,7 @@ def _part(
     """One file of a trace, checked against its manifest."""
     file = f"{kind}/{name}.parquet"
     table, made_with = found.store.read_parquet(file, kind, columns, found.parts[name]["files"][file])
-    if made_with != asdict(settings):
+    if TraceSettings(**made_with) != settings:
         raise TraceError(f"{found.store.show(file)}: made with other settings than the rest: {made_with}")
     return table
 

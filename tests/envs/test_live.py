@@ -40,7 +40,7 @@ def traced(pair: Pair, prompts: list[Prompt], temperature: float, max_new_tokens
         texts.append((len(ids), len(ids) + len(written)))
         tables.append(trace_sequence(pair, [*ids, *written], len(ids), max_depth=8, top_k=10, tree_size=60))
     lengths = np.array(texts)
-    rows = [len(confidences) for confidences, _ in tables]
+    rows = [len(table.confidences) for table in tables]
     return Trace(
         settings=TraceSettings(pair.target_identity, pair.draft_identity, temperature=temperature),
         sequences=Sequences(
@@ -51,8 +51,8 @@ def traced(pair: Pair, prompts: list[Prompt], temperature: float, max_new_tokens
         ),
         sequence=np.repeat(np.arange(len(prompts)), rows),
         position=np.concatenate([start + np.arange(n) for (start, _), n in zip(texts, rows, strict=True)]),
-        confidences=np.concatenate([confidences for confidences, _ in tables]),
-        ranks=np.concatenate([ranks for _, ranks in tables]),
+        confidences=np.concatenate([table.confidences for table in tables]),
+        ranks=np.concatenate([table.ranks for table in tables]),
         censored=np.zeros(sum(rows), dtype=bool),
     )
 
