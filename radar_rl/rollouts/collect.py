@@ -11,16 +11,16 @@ from typing import Any
 import numpy as np
 
 from radar_rl.errors import ConfigError
-from radar_rl.policies.static import StaticDepth
 from radar_rl.progress import track
-from radar_rl.rollouts.columns import TracedText, Work, sequences_table, trace_table
-from radar_rl.rollouts.sessions import near_cut, sequence_seed
+from radar_rl.rollouts.columns import TracedText, sequences_table, trace_table
+from radar_rl.rollouts.sessions import near_cut
 from radar_rl.rollouts.storage import Manifest, shard_name, write_parquet
 from radar_rl.rollouts.tasks import digest, fitting, load_prompts
 from radar_rl.rollouts.trace import TraceSettings
 from radar_rl.rollouts.tracer import trace_sequence
-from radar_rl.runtime import SpeculativeDecoder
+from radar_rl.rollouts.writing import Work, WrittenText, write_texts
 from radar_rl.runtime.models import pair_from_config
+from radar_rl.speculative.pair import Pair
 
 
 def collect(
@@ -74,6 +74,7 @@ def collect(
         raise ConfigError(f"samples={samples} with temperature=0 would make the same text again; set a temperature")
     prompts = load_prompts(tasks, path=task.get("path"), split=split, data_dir=data_dir, limit=limit)
     pair = pair_from_config(model)
+    pair.check_shape(max_depth, top_k, tree_size, widen_first_level=False)
     encoded, skipped = fitting(pair, prompts, max_new_tokens)
     works = [Work(prompt, tuple(ids), sample) for prompt, ids in encoded for sample in range(samples)]
     settings = TraceSettings(
@@ -92,53 +93,47 @@ def collect(
         "samples": samples,
         "shard_size": shard_size,
         "prompts": len(encoded),
-        "prompts_digest": digest((work.sequence_id, work.prompt_ids) for work in works),
-        "skipped": skipped,
+        "prompts_digest": digest((work.sequence_id(0), work.prompt_ids) for work in works),
+        "skipped": [asdict(one) for one in skipped],
     }
     folder = Path(out)
     manifest = Manifest.open(folder, "traces", about, -(-len(works) // shard_size))
     todo = [number for number in range(manifest.shards_total) if shard_name(number) not in manifest.shards]
     pending = [(number, work) for number in todo for work in works[number * shard_size : (number + 1) * shard_size]]
     start = time.monotonic()
-    # The text does not depend on the policy; about half the depth is fast on every machine.
-    policy = StaticDepth((max_depth + 1) // 2)
-    decoder = SpeculativeDecoder(pair, policy=policy, max_depth=max_depth, top_k=top_k, tree_size=tree_size)
     shown = track(pending, len(pending), "collecting") if pending else []
     for number, group in groupby(shown, key=itemgetter(0)):
-        traced = [_trace(decoder, work, settings, max_new_tokens, positions_per_batch) for _, work in group]
+        written, _ = write_texts(
+            pair,
+            [work for _, work in group],
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            sample_top_k=sample_top_k,
+            sample_top_p=sample_top_p,
+            seed=seed,
+        )
+        traced = [_trace(pair, text, settings, positions_per_batch) for text in written]
         _write(manifest, shard_name(number), settings, traced)
     _report(manifest, len(skipped), len(todo), time.monotonic() - start)
     return folder
 
 
-def _trace(
-    decoder: SpeculativeDecoder, work: Work, settings: TraceSettings, max_new_tokens: int, positions_per_batch: int
-) -> TracedText:
-    """Let the target write one text, and trace it."""
-    seed = sequence_seed(settings.seed, work.prompt.prompt_id, work.sample)
-    written = decoder.generate(
-        list(work.prompt_ids),
-        max_new_tokens=max_new_tokens,
-        temperature=settings.temperature,
-        sample_top_k=settings.sample_top_k,
-        sample_top_p=settings.sample_top_p,
-        seed=seed,
-    ).token_ids
-    token_ids = [*work.prompt_ids, *written]
+def _trace(pair: Pair, text: WrittenText, settings: TraceSettings, positions_per_batch: int) -> TracedText:
+    """Trace a text."""
     confidences, ranks = trace_sequence(
-        decoder.pair,
-        token_ids,
-        len(work.prompt_ids),
+        pair,
+        text.token_ids,
+        len(text.prompt_ids),
         max_depth=settings.max_depth,
         top_k=settings.top_k,
         tree_size=settings.tree_size,
         positions_per_batch=positions_per_batch,
     )
     censored = np.zeros(len(confidences), dtype=np.bool_)
-    if written[-1] not in decoder.pair.eos_token_ids:
-        positions = len(work.prompt_ids) + np.arange(len(confidences))
-        censored = np.asarray(near_cut(positions, len(token_ids), settings.max_depth))
-    return TracedText(work, token_ids, seed, confidences, ranks, censored)
+    if text.completion_ids[-1] not in pair.eos_token_ids:
+        positions = len(text.prompt_ids) + np.arange(len(confidences))
+        censored = np.asarray(near_cut(positions, len(text.token_ids), settings.max_depth))
+    return TracedText(text, confidences, ranks, censored)
 
 
 def _write(manifest: Manifest, name: str, settings: TraceSettings, traced: Sequence[TracedText]) -> None:
