@@ -5,11 +5,12 @@ from pathlib import Path
 
 import numpy as np
 
-from radar_rl.rollouts.columns import TracedText, Work, sequences_table, trace_table
+from radar_rl.rollouts.columns import TracedText, sequences_table, trace_table
 from radar_rl.rollouts.manifest import Manifest, part_name
 from radar_rl.rollouts.storage import Store, plain
 from radar_rl.rollouts.tasks import Prompt
 from radar_rl.rollouts.trace import NO_RANK, Sequences, Trace, TraceSettings
+from radar_rl.rollouts.writing import Work, WrittenText
 from radar_rl.speculative.hardware import HardwareProfile
 
 HARDWARE = HardwareProfile(
@@ -72,7 +73,7 @@ def make_trace(
     return Trace(
         settings=TraceSettings(target=target, draft="draft@0", max_depth=max_depth, top_k=top_k, tree_size=tree_size),
         sequences=Sequences(
-            sequence_id=[f"{tasks[i % len(tasks)]}/p{i}/0" for i in range(prompts)],
+            sequence_id=[f"{tasks[i % len(tasks)]}/p{i}/0/0" for i in range(prompts)],
             task=[tasks[i % len(tasks)] for i in range(prompts)],
             prompt_id=[f"p{i}" for i in range(prompts)],
             prompt_length=prompt_lengths.astype(np.int64),
@@ -94,12 +95,12 @@ def write_collection(folder: Path, trace: Trace, part_size: int = 4) -> Path:
     for number in range(count):
         traced = []
         for i in range(number * part_size, min(len(texts), (number + 1) * part_size)):
-            task, prompt_id, sample = texts.sequence_id[i].split("/")
+            task, prompt_id, sample, turn = texts.sequence_id[i].split("/")
             rows = trace.sequence == i
             prompt = tuple(range(int(texts.prompt_length[i])))
             work = Work(Prompt(task, prompt_id, token_ids=prompt), prompt, int(sample))
-            tokens = list(range(int(texts.length[i])))
-            traced.append(TracedText(work, tokens, i, trace.confidences[rows], trace.ranks[rows], trace.censored[rows]))
+            text = WrittenText(work, int(turn), prompt, tuple(range(len(prompt), int(texts.length[i]))), i)
+            traced.append(TracedText(text, trace.confidences[rows], trace.ranks[rows], trace.censored[rows]))
         name, about = part_name(number), asdict(trace.settings)
         tables = {"sequences": sequences_table(traced, trace.settings), "trace": trace_table(traced, trace.settings)}
         files = {

@@ -154,8 +154,8 @@ def policy_depths(outcomes: Outcomes, policy: Policy) -> NDArray[np.int64]:
         return policy.stop_depths(outcomes.trace.confidences)
     depths = np.full(len(outcomes.trace), outcomes.max_depth, dtype=np.int64)
     for first in outcomes.trace.first_row:
-        policy.begin_sequence()
         row = int(first)
+        policy.begin_sequence(outcomes.trace.sequences.sequence_id[outcomes.trace.sequence[row]])
         while row >= 0:
             depth = _live_depth(outcomes, policy, row)
             depths[row] = depth

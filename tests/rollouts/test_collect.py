@@ -41,7 +41,7 @@ def test_collected_texts_are_the_targets_own(arguments: dict[str, Any], model: d
     out = Path(collect(out=str(tmp_path / "out"), **arguments))
     pair = pair_from_config(model)
     texts = pl.read_parquet(out / "sequences" / "*.parquet")
-    assert texts["sequence_id"].to_list() == [f"sums/sum-{i}/0" for i in range(4)]
+    assert texts["sequence_id"].to_list() == [f"sums/sum-{i}/0/0" for i in range(4)]
     for row in texts.iter_rows(named=True):
         prompt = row["token_ids"][: row["prompt_length"]]
         assert row["token_ids"][row["prompt_length"] :] == list(autoregressive(pair, prompt, max_new_tokens=20))
@@ -93,7 +93,7 @@ def test_other_settings_are_refused(arguments: dict[str, Any], tmp_path: Path, r
     with pytest.raises(TraceError, match="tree_size: 60 there, 30 asked for"):
         collect(out=str(tmp_path / "out"), **arguments, tree_size=30)
     rows.write_text(rows.read_text().replace("Tom", "Ann"))
-    with pytest.raises(TraceError, match="prompts_digest"):
+    with pytest.raises(TraceError, match="works_digest"):
         collect(out=str(tmp_path / "out"), **arguments)
 
 
@@ -102,7 +102,7 @@ def test_samples_differ_and_repeat(arguments: dict[str, Any], tmp_path: Path) ->
     one = Path(collect(out=str(tmp_path / "one"), **sampled))
     other = Path(collect(out=str(tmp_path / "other"), **sampled, positions_per_batch=7))
     texts = pl.read_parquet(one / "sequences" / "*.parquet")
-    assert texts["sequence_id"].to_list() == ["sums/sum-0/0", "sums/sum-0/1", "sums/sum-1/0", "sums/sum-1/1"]
+    assert texts["sequence_id"].to_list() == ["sums/sum-0/0/0", "sums/sum-0/1/0", "sums/sum-1/0/0", "sums/sum-1/1/0"]
     assert texts["token_ids"].n_unique() == texts["seed"].n_unique() == 4
     assert texts.equals(pl.read_parquet(other / "sequences" / "*.parquet"))
     np.testing.assert_array_equal(load_trace(one).accepted(), load_trace(other).accepted())

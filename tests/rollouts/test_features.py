@@ -12,11 +12,12 @@ import torch
 from numpy.typing import NDArray
 
 from radar_rl.errors import ConfigError, ModelOutputError
-from radar_rl.rollouts.columns import TracedText, Work, trace_schema, trace_table
-from radar_rl.rollouts.storage import read_parquet, write_parquet
+from radar_rl.rollouts.columns import TracedText, trace_schema, trace_table
+from radar_rl.rollouts.storage import Store
 from radar_rl.rollouts.tasks import Prompt
 from radar_rl.rollouts.trace import TraceSettings
 from radar_rl.rollouts.tracer import match_lengths, trace_sequence
+from radar_rl.rollouts.writing import Work, WrittenText
 from radar_rl.runtime.models import pair_from_config
 from radar_rl.speculative import NgramIndex, Pair, SpeculativeSession, load_pair
 from radar_rl.speculative.features import FEATURES, Features, match_length
@@ -115,11 +116,13 @@ def test_columns_have_the_registrys_shapes_and_types_and_come_back(
 
     work = Work(Prompt("task", "p", token_ids=tuple(ids)), tuple(ids), 0)
     empty = trace_sequence(pocket, text[:2], 1, **SHAPE, features=settings.features, **PROJECTED)
-    none = TracedText(work, text[:2], 0, empty.confidences, empty.ranks, np.zeros(0, bool), empty.features)
-    one = TracedText(work, text, 0, traced.confidences, traced.ranks, np.zeros(11, bool), traced.features)
-    path = tmp_path / "trace.parquet"
-    write_parquet(path, trace_table([none, one], settings), "trace", asdict(settings))
-    table, found = read_parquet(path, "trace")
+    short = WrittenText(work, 0, tuple(text[:1]), tuple(text[1:2]), 0)
+    whole = WrittenText(work, 0, tuple(ids), tuple(text[len(ids) :]), 0)
+    none = TracedText(short, empty.confidences, empty.ranks, np.zeros(0, bool), empty.features)
+    one = TracedText(whole, traced.confidences, traced.ranks, np.zeros(11, bool), traced.features)
+    store = Store.at(tmp_path)
+    store.write_parquet("trace.parquet", trace_table([none, one], settings), "trace", asdict(settings))
+    table, found = store.read_parquet("trace.parquet", "trace")
     assert TraceSettings(**found) == settings
     assert table.schema.names[-7:] == list(FEATURES)
     assert table.schema.field("entropy").type == pa.list_(pa.float16(), 8)

@@ -73,10 +73,10 @@ def test_a_rollout_repeats_and_is_not_made_twice(tmp_path: Path, collection: Pat
         replay(tmp_path / "one", collection, "random:0.5")
 
 
-def test_an_interrupted_rollout_starts_again(tmp_path: Path, collection: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_rollout_goes_on(tmp_path: Path, collection: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import radar_rl.rollouts.rollout as module
 
-    monkeypatch.setattr(module, "EPISODES_PER_PART", 4)
+    monkeypatch.setattr(module, "TEXTS_PER_PART", 4)
     whole = replay(tmp_path / "whole", collection)
     assert len(list((tmp_path / "whole" / "rollouts").iterdir())) == 3
     writes, write = [], Store.write_parquet
