@@ -234,8 +234,8 @@ class RolloutLog:
         """
         done = {name: what for entry in self._entries() for name, what in entry["texts"].items()}
         wanted = {slot.name(texts): slot for slot in slots}
-        for name in wanted.keys() & done.keys():
-            if done[name] != texts.fingerprint(wanted[name].index):
+        for name, slot in wanted.items():
+            if name in done and done[name] != texts.fingerprint(slot.index):
                 raise TraceError(
                     f"{self.manifest.folder}: {name} was another text when it was logged (its prompt was changed, or "
                     "the trace was collected anew); choose another out="
