@@ -104,6 +104,8 @@ def rollout(
     for name, value in {"episodes": episodes, "batch": batch, "samples": samples}.items():
         if value is not None and value < 1:
             raise ConfigError(f"{name}: expected at least 1, got {value}")
+    if env == "live" and samples > 1 and temperature == 0:
+        raise ConfigError(f"samples={samples} with temperature=0 would make the same text again; set a temperature")
     decides = policy_from_string(policy, seed=seed)
     shape = {"max_depth": max_depth, "top_k": top_k, "tree_size": tree_size}
     texts: Texts
@@ -146,12 +148,12 @@ def rollout(
     }
     log = RolloutLog(folder, about | shape | origin, decides)
     todo = log.missing(texts, [Slot(i % len(texts), i // len(texts)) for i in range(episodes or len(texts))])
-    if not todo:
-        print(f"{folder}: these rollouts are there already")
-        return folder
     size = batch * max(1, TEXTS_PER_PART // batch)  # whole batches, so that a run that goes on makes the same ones
     parts = [todo[first : first + size] for first in range(0, len(todo), size)]
     log.expect(len(parts))
+    if not todo:
+        print(f"{folder}: these rollouts are there already")
+        return folder
     payments = Payments.of(profile, earned, **shape)
     start = time.monotonic()
     acted = act_on(texts, todo, decides, spec=spec, payments=payments, batch=batch, episode=log.episodes)

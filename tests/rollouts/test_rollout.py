@@ -33,7 +33,7 @@ def replay(out: Path, collection: Path, policy: str = "random:0.7", **changed: A
         "task": {"path": None},
     }
     return load_rollouts(
-        rollout(out=str(out), env="replay", policy=policy, traces=str(collection), **settings | changed)
+        rollout(**{"out": str(out), "env": "replay", "policy": policy, "traces": str(collection)} | settings | changed)
     )
 
 
@@ -102,6 +102,8 @@ def test_an_interrupted_rollout_goes_on(
             replay(tmp_path / "cut", collection, batch=batch)
     with pytest.raises(TraceError, match="not finished"):
         load_rollouts(tmp_path / "cut")
+    done = replay(tmp_path / "cut", collection, batch=batch, episodes=2)  # all that is asked for now is there
+    assert done.equals(whole.filter(pl.col("episode") < 6))
     opened = ReplayTexts.open
     monkeypatch.setattr(ReplayTexts, "open", lambda texts, index: acted.append(index) or opened(texts, index))
     assert replay(tmp_path / "cut", collection, batch=batch).equals(whole)
@@ -199,8 +201,11 @@ def test_bad_arguments_are_named(tmp_path: Path, collection: Path) -> None:
         replay(out, collection, "always")
     with pytest.raises(TraceError, match="top_k=10, expected 8"):
         replay(out, collection, top_k=8)
-    with pytest.raises(ConfigError, match="episodes"):
-        replay(out, collection, episodes=0)
+    for name in ("episodes", "batch", "samples"):
+        with pytest.raises(ConfigError, match=name):
+            replay(out, collection, **{name: 0})
+    with pytest.raises(ConfigError, match="set a temperature"):
+        replay(out, collection, env="live", samples=2)
     with pytest.raises(ConfigError, match="traces=DIR"):
         rollout(
             out=str(out),
