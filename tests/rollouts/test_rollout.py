@@ -1,4 +1,7 @@
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +111,36 @@ def test_an_interrupted_rollout_goes_on(
     monkeypatch.setattr(ReplayTexts, "open", lambda texts, index: acted.append(index) or opened(texts, index))
     assert replay(tmp_path / "cut", collection, batch=batch).equals(whole)
     assert acted == [6, 7, 8, 9]  # the finished parts were not made again
+
+
+KILLED = """
+import json, os, signal, sys
+import radar_rl.rollouts.rollout as module
+
+left, written = int(sys.argv[1]), os.fsync
+
+def fsync(descriptor):
+    global left
+    left -= 1
+    if left == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    written(descriptor)
+
+os.fsync = fsync
+module.TEXTS_PER_PART = 2
+module.rollout(**json.loads(sys.argv[2]))
+"""
+
+
+def test_killed_again_and_again_nothing_is_lost_or_doubled(tmp_path: Path, collection: Path) -> None:
+    settings: dict[str, Any] = {"env": "replay", "policy": "random:0.7", "traces": str(collection), "model": MODEL}
+    settings |= {"reward": THROUGHPUT, "hardware": "pocket_cpu", "tasks": [], "task": {"path": None}}
+    out = {"out": str(tmp_path / "cut")}
+    for point in (2, 7, 4):
+        command = [sys.executable, "-c", KILLED, str(point), json.dumps(settings | out)]
+        assert subprocess.run(command, check=False, capture_output=True).returncode == -signal.SIGKILL
+    whole = load_rollouts(rollout(out=str(tmp_path / "whole"), **settings))
+    assert load_rollouts(rollout(**settings | out)).equals(whole)
 
 
 def test_more_of_it_is_added(tmp_path: Path, collection: Path, capsys: pytest.CaptureFixture[str]) -> None:
