@@ -107,7 +107,7 @@ FEATURES = {
             ("max_depth", "feature_dim"),
             "The head's hidden state (its layer's output) at the best node that call ℓ expanded, what ``entropy``'s "
             "distribution was computed from, projected to ``feature_dim``.",
-            "per draft call: one row times a matrix [head's hidden size, feature_dim]",
+            "per draft call: one row times a matrix, head's hidden size × feature_dim",
             projected=True,
         ),
         Feature(
@@ -116,7 +116,7 @@ FEATURES = {
             "The target's features that the head reads, at the last token that the target has read when the round "
             "starts: the one before the root, whose own token the target reads only when it verifies. EAGLE-3: the "
             "inputs of three layers side by side, EAGLE-2: the last hidden state; projected to ``feature_dim``.",
-            "per round: one row times a matrix [feature size, feature_dim]",
+            "per round: one row times a matrix, feature size × feature_dim",
             projected=True,
         ),
     )
@@ -166,8 +166,8 @@ def projection(name: str, size: int, feature_dim: int, seed: int, device: torch.
 
 def entropy(newest: NewestCall) -> Tensor:
     """See ``FEATURES``: [R]."""
-    terms: Tensor = torch.special.entr(newest.log_probs[:, 0].exp())  # 0 where a probability is 0
-    return terms.sum(dim=-1)
+    best = newest.log_probs[:, 0]
+    return -(best.exp() * best.clamp(min=-FLOAT16_MAX)).sum(dim=-1)  # 0 · log 0 = 0
 
 
 def margin(newest: NewestCall) -> Tensor:
