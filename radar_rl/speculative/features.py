@@ -2,8 +2,8 @@
 
 Each is defined once, here, over the trees of a ``TreeGrowth`` whose newest call was kept (``keep_newest``): a trace
 collects them for many positions at once, and a session that asks for them live gets the very same numbers, rounded to
-float16 as the trace stores them. ``FEATURES`` says of each what it means and what it costs at run time; ``radar-rl
-bench features`` measures that.
+float16 as the trace stores them (up to ties of two nodes within floating-point error). ``FEATURES`` says of each what
+it means and what it costs at run time; ``radar-rl bench features`` measures that.
 """
 
 import hashlib
