@@ -48,20 +48,18 @@ class RayLauncher(Launcher):
         setup_globals()
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
         configs = [self._job(list(job), number) for number, job in enumerate(job_overrides, start=initial_job_idx)]
-        ours = not ray.is_initialized()
-        if ours:
+        if not ray.is_initialized():
             try:
-                ray.init(**self.init)
+                ray.init(**self.init)  # no shutdown here: at the process's exit Ray waits for the workers' last words
             except ConnectionError as error:
                 raise SweepError(f"no Ray cluster at {self.init.get('address')}: {error}") from error
-        try:
-            task = ray.remote(**self.remote)(_run)
-            shared = [ray.put(item) for item in (self.context, self.task, Singleton.get_state())]
-            running = [task.remote(config, str(Path.cwd()), *shared) for config in configs]
-            return [_awaited(job, list(overrides)) for job, overrides in zip(running, job_overrides, strict=True)]
-        finally:
-            if ours:
-                ray.shutdown()
+        task = ray.remote(**self.remote)(_run)
+        shared = [ray.put(item) for item in (self.context, self.task, Singleton.get_state())]
+        running = [
+            task.options(name=f"job {config.hydra.job.num}").remote(config, str(Path.cwd()), *shared)
+            for config in configs
+        ]
+        return [_awaited(job, list(overrides)) for job, overrides in zip(running, job_overrides, strict=True)]
 
     def _job(self, overrides: list[str], number: int) -> DictConfig:
         config = self.context.config_loader.load_sweep_config(self.config, overrides)
