@@ -48,6 +48,8 @@ EXTRAS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0, or 2 after an error that the user can mend.
 
+    A bug is raised; met by a job of a sweep, it is shown and the code is 1.
+
     Args:
         argv: the arguments after the program's name; ``sys.argv`` by default.
     """

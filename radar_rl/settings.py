@@ -35,7 +35,8 @@ def overrides(written: Sequence[str]) -> list[str]:
     URIs are quoted, because Hydra reads the ``&`` and ``=`` of their queries as its own.
     """
     plain = rf"^({'|'.join(PLAIN_KEYS)})="
-    quoted = [argument if re.search("[\"'{]", argument) else re.sub(URI, r'"\g<0>"', argument) for argument in written]
+    own = r"[\"']|(?<!\$)\{"  # quotes or braces of the user's
+    quoted = [argument if re.search(own, argument) else re.sub(URI, r'"\g<0>"', argument) for argument in written]
     return [re.sub(plain, r"++\1.plain=", argument) for argument in quoted]
 
 
