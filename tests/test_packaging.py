@@ -84,8 +84,8 @@ def test_help_and_decode_run_from_the_wheel(environment: Path) -> None:
 def test_sweeps_run_from_the_wheel(environment: Path, tmp_path: Path) -> None:
     """Hydra finds the sweeper and the launcher of the namespace package."""
     radar_rl = environment / "env" / "bin" / "radar-rl"
-    run(radar_rl, "convert", "-m", "source=pocket", "to=speculators,specforge", "out=${to}", cwd=tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {"speculators", "specforge", "runs"}
+    run(radar_rl, "convert", "-m", "source=pocket", "to=speculators,safeailab", "out=${to}", cwd=tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"speculators", "safeailab", "runs"}
     shown = run(radar_rl, "convert", "hydra/launcher=ray", "--cfg", "hydra", "-p", "hydra.launcher", cwd=tmp_path)
     assert "hydra_plugins.radar_rl_ray_launcher.RayLauncher" in shown
 
