@@ -10,11 +10,15 @@ import os
 import sys
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any, cast
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
-from radar_rl import __version__, manual, settings
-from radar_rl.errors import ConfigError, RadarError
+from radar_rl import __version__, manual, progress, settings
+from radar_rl.errors import ConfigError, JobError, RadarError, SweepError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 VERBS = {
     "profile": "radar_rl.runtime.profiler:profile",
@@ -35,12 +39,18 @@ VERBS = {
 FLAGS = ("--prompt", "--compare", "--explain", "--debug", "--help", "--version")
 HYDRA_FLAGS = ("-m", "--multirun", "-c", "--cfg", "-p", "--package", "--resolve", "-i", "--info", "--hydra-help")
 
-# What only the extra installs, by the name it is imported under.
-TRAIN_EXTRA = ("d3rlpy", "gymnasium", "matplotlib", "polars", "pyarrow", "scipy", "structlog", "tokenizers", "wandb")
+# What only an extra installs, by the name it is imported under.
+EXTRAS = {
+    **dict.fromkeys(("d3rlpy", "gymnasium", "matplotlib", "polars", "pyarrow", "scipy"), "train"),
+    **dict.fromkeys(("structlog", "tokenizers", "wandb"), "train"),
+    "ray": "scale",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0, or 2 after an error that the user can mend.
+
+    A bug is raised; met by a job of a sweep, it is shown and the code is 1.
 
     Args:
         argv: the arguments after the program's name; ``sys.argv`` by default.
@@ -62,8 +72,12 @@ def main(argv: Sequence[str] | None = None) -> int:
                 print(manual.page(verb), end="")
             else:
                 _run(verb, rest[1:], flags)
+    except SweepError as error:
+        if debug:
+            traceback.print_exc()
+        return _tell_failures(error, f"radar-rl {manual.spoken(str(verb))}", debug)
     except (RadarError, OSError, ModuleNotFoundError) as error:
-        if isinstance(error, ModuleNotFoundError) and str(error.name).partition(".")[0] not in TRAIN_EXTRA:
+        if not _mendable(error):
             raise
         if debug:
             traceback.print_exc()
@@ -122,32 +136,52 @@ def _checked_verb(rest: Sequence[str], flags: argparse.Namespace) -> str:
 def _run(verb: str, arguments: list[str], flags: argparse.Namespace) -> None:
     """Let Hydra compose the configuration and call the verb with it, once or, with ``-m``, once per combination."""
     import hydra
-    from hydra.core.hydra_config import HydraConfig
     from hydra.errors import HydraException
-    from hydra.types import RunMode
-    from omegaconf import DictConfig, OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    failures: list[Exception] = []
-
-    def task(composed: DictConfig) -> None:
-        values = cast(dict[str, Any], OmegaConf.to_container(composed, resolve=True))
+    written = settings.overrides(arguments)
+    with _hydra_raises(["radar-rl", *written]):
         try:
-            call(verb, values, flags, HydraConfig.get().runtime.choices)
-        except Exception as error:
-            # Hydra announces a failed job in words of its own. In a sweep that says which one it was; a single one is
-            # reported below, by us.
-            if HydraConfig.get().mode != RunMode.RUN:
-                raise
-            failures.append(error)
-
-    with _hydra_raises(["radar-rl", *settings.overrides(arguments)]):
-        try:
-            hydra.main(config_path="pkg://radar_rl.configs", config_name=verb, version_base="1.3")(task)()
+            sweeps = bool({"-m", "--multirun"} & set(written))
+            keys = settings.swept_keys([item for item in written if not item.startswith("-")]) if sweeps else set()
+            job = _Job(verb, flags, keys)
+            hydra.main(config_path="pkg://radar_rl.configs", config_name=verb, version_base="1.3")(job)()
         except (HydraException, OmegaConfBaseException) as error:
             raise settings.explained(error, verb, arguments) from error
-    if failures:
-        raise failures[0]
+    if job.failed:
+        raise job.failed
+
+
+@dataclass
+class _Job:
+    """What Hydra runs: the verb with a composed configuration. A sweep's launcher may carry it to other processes.
+
+    Args:
+        verb: the verb.
+        flags: the command line's own.
+        keys: what the sweep is over.
+    """
+
+    verb: str
+    flags: argparse.Namespace
+    keys: set[str]
+    started_in: int = field(default_factory=os.getpid)
+    failed: Exception | None = None
+
+    def __call__(self, composed: "DictConfig") -> None:
+        from hydra.core.hydra_config import HydraConfig
+        from hydra.types import RunMode
+
+        hydra = HydraConfig.get()
+        name = settings.job_name(hydra.overrides.task, self.keys)
+        try:
+            with progress.beside_others(name) if os.getpid() != self.started_in else nullcontext():
+                call(self.verb, settings.resolved(composed), self.flags, hydra.runtime.choices)
+        except Exception as error:
+            if hydra.mode == RunMode.RUN:
+                self.failed = error  # raised, Hydra would announce it in words of its own
+            else:
+                raise JobError(_one_line(error), traceback.format_exc(), _mendable(error)) from error
 
 
 def call(verb: str, values: dict[str, Any], flags: argparse.Namespace, picked: Mapping[str, str]) -> object:
@@ -178,9 +212,29 @@ def _hydra_raises(argv: list[str]) -> Iterator[None]:
             os.environ["HYDRA_FULL_ERROR"] = full_error
 
 
-def _one_line(error: Exception) -> str:
+def _tell_failures(error: SweepError, command: str, debug: bool) -> int:
+    """Say which jobs of a sweep failed, and why; returns the exit code, 1 if one of them met a bug."""
+    code = 2
+    for job, failure in error.failures:
+        if isinstance(failure, JobError) and (debug or not failure.mendable):
+            print(failure.trace, end="", file=sys.stderr)
+            code = code if failure.mendable else 1
+        print(f"{command}: {job}: {_one_line(failure)}", file=sys.stderr)
+    print(f"{command}: {_one_line(error)}", file=sys.stderr)
+    return code
+
+
+def _mendable(error: Exception) -> bool:
+    """Whether the user can mend it; what else goes wrong is a bug, and shown as it is."""
     if isinstance(error, ModuleNotFoundError):
-        return f"{error.name} is not installed; this verb needs the extra: pip install 'radar-rl[train]'"
+        return str(error.name).partition(".")[0] in EXTRAS
+    return isinstance(error, RadarError | OSError)
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, ModuleNotFoundError) and _mendable(error):
+        extra = EXTRAS[str(error.name).partition(".")[0]]
+        return f"{error.name} is not installed; this needs an extra: pip install 'radar-rl[{extra}]'"
     text = " ".join(str(error).split())
     return text or type(error).__name__
 

@@ -1,5 +1,6 @@
 """The named errors: each says what was expected, what came, and what to do. The command line exits with 2 on them."""
 
+from collections.abc import Sequence
 from numbers import Integral
 
 
@@ -29,6 +30,36 @@ class ArtifactError(RadarError, ValueError):
 
 class ModelOutputError(RadarError, ArithmeticError):
     """A model returned values that no token may be chosen from (NaN or infinite logits)."""
+
+
+class SweepError(RadarError, RuntimeError):
+    """A sweep could not be run, or jobs of it failed while the others ran to their end.
+
+    Args:
+        message: what happened, all in all.
+        failures: name and error of each job that failed.
+    """
+
+    def __init__(self, message: str, failures: Sequence[tuple[str, Exception]] = ()) -> None:
+        super().__init__(message)
+        self.failures = list(failures)
+
+
+class JobError(RadarError):
+    """What went wrong in one job of a sweep, as text: other processes may be unable to unpickle the error itself.
+
+    Args:
+        line: the error in one line.
+        trace: its traceback.
+        mendable: whether the user can mend it.
+    """
+
+    def __init__(self, line: str, trace: str, mendable: bool) -> None:
+        super().__init__(line, trace, mendable)
+        self.line, self.trace, self.mendable = line, trace, mendable
+
+    def __str__(self) -> str:
+        return self.line
 
 
 def check_whole(name: str, value: object, least: int | None) -> None:

@@ -3,11 +3,25 @@
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TypeVar
 
 T = TypeVar("T")
 
 SECONDS_BETWEEN_LINES = 10.0
+
+_job: ContextVar[str] = ContextVar("job", default="")
+
+
+@contextmanager
+def beside_others(job: str) -> Iterator[None]:
+    """Several jobs share the terminal: within, progress is plain lines that begin with the job's name."""
+    token = _job.set(f"{job}: ")
+    try:
+        yield
+    finally:
+        _job.reset(token)
 
 
 def track(items: Iterable[T], total: int, label: str) -> Iterator[T]:
@@ -18,10 +32,10 @@ def track(items: Iterable[T], total: int, label: str) -> Iterator[T]:
         total: how many there will be.
         label: what is done, a few words.
     """
-    if sys.stderr.isatty():
+    if sys.stderr.isatty() and not _job.get():
         yield from _bar(items, total, label)
     else:
-        yield from _lines(items, total, label)
+        yield from _lines(items, total, _job.get() + label)
 
 
 def _bar(items: Iterable[T], total: int, label: str) -> Iterator[T]:

@@ -9,11 +9,14 @@ import inspect
 import re
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal, Union
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, Union, cast
 
 from radar_rl.configs import choices, load
 from radar_rl.errors import ConfigError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 Verb = Callable[..., object]
 
@@ -22,10 +25,53 @@ Verb = Callable[..., object]
 PLAIN_KEYS = ("hardware",)
 
 
+# A URI, up to the comma that separates it from the next value of a sweep or a list.
+URI = r"[A-Za-z][\w+.-]*://[^,\[\]\s]*"
+
+
 def overrides(written: Sequence[str]) -> list[str]:
-    """The command line's ``key=value`` as Hydra gets them; other arguments as they are."""
+    """The command line's ``key=value`` as Hydra gets them; other arguments as they are.
+
+    URIs are quoted, because Hydra reads the ``&`` and ``=`` of their queries as its own.
+    """
     plain = rf"^({'|'.join(PLAIN_KEYS)})="
-    return [re.sub(plain, r"++\1.plain=", argument) for argument in written]
+    own = r"[\"']|(?<!\$)\{"  # quotes or braces of the user's
+    quoted = [argument if re.search(own, argument) else re.sub(URI, r'"\g<0>"', argument) for argument in written]
+    return [re.sub(plain, r"++\1.plain=", argument) for argument in quoted]
+
+
+def swept_keys(overrides: Sequence[str]) -> set[str]:
+    """The keys that have several values, of a sweep's overrides as Hydra gets them."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    pairs = OverridesParser.create().parse_overrides(list(overrides))
+    return {pair.key_or_group for pair in pairs if pair.is_sweep_override()}
+
+
+def job_name(overrides: Sequence[str], keys: Collection[str]) -> str:
+    """What distinguishes a job of a sweep from the others.
+
+    Args:
+        overrides: all of the job's, as Hydra got them.
+        keys: what the sweep is over; if empty, all are named.
+    """
+    own = [text for text in overrides if text.lstrip("+").partition("=")[0] in keys] or overrides
+    return " ".join(re.sub(r"^\++(\w+)\.plain=", r"\1=", text) for text in own)
+
+
+def resolved(composed: "DictConfig") -> dict[str, Any]:
+    """A composed configuration as plain values.
+
+    Raises:
+        ConfigError: an interpolation leads nowhere.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        return cast(dict[str, Any], OmegaConf.to_container(composed, resolve=True))
+    except OmegaConfBaseException as error:
+        raise ConfigError(" ".join(str(error).split())) from error
 
 
 def closest(word: str, valid: Iterable[str]) -> str:
@@ -58,7 +104,8 @@ def explained(error: Exception, verb: str, written: Sequence[str]) -> ConfigErro
     text = " ".join(str(error).split())
     if isinstance(error, MissingConfigException) and error.options:
         group, _, choice = (error.missing_cfg_file or "").rpartition("/")
-        return ConfigError(f"{group}={choice}: no such choice; {closest(choice, error.options)}")
+        extra = "; more come with pip install 'radar-rl[scale]'" if group == "hydra/launcher" else ""
+        return ConfigError(f"{group}={choice}: no such choice; {closest(choice, error.options)}{extra}")
     if isinstance(error, OverrideParseException):
         return ConfigError(
             f"cannot read {error.override!r}; write key=value, and quote a value with special characters: "

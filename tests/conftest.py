@@ -1,9 +1,12 @@
 """Fixtures that tests of several packages share."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from object_store import CREDENTIALS, make_bucket, s3_server
+from ray_cluster import RayCluster, two_nodes
 from tiny_pair import write_tiny_pair
 
 from radar_rl.rollouts.jsonl import read_jsonl
@@ -58,3 +61,28 @@ def shipped_prompts() -> list[str]:
 def tiny_pair(tmp_path: Path) -> tuple[Path, Path]:
     """Folders of a tiny random target and head, fresh for every test."""
     return write_tiny_pair(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def _s3_query() -> Iterator[str]:
+    pytest.importorskip("moto")
+    with s3_server() as query:
+        yield query
+
+
+@pytest.fixture
+def object_store(_s3_query: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """An empty place in an S3-compatible store, as a URI for pyarrow; the environment holds the credentials."""
+    for name, value in CREDENTIALS.items():
+        monkeypatch.setenv(name, value)
+    bucket = tmp_path.name.lower().strip("_-").replace("_", "-")
+    make_bucket(bucket, _s3_query)
+    return f"s3://{bucket}/prefix?{_s3_query}"
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[RayCluster]:
+    """A Ray cluster of two nodes on this machine, a CPU each; the test is skipped without Ray."""
+    pytest.importorskip("ray")
+    with two_nodes() as cluster:
+        yield cluster

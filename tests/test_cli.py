@@ -155,6 +155,26 @@ def test_a_mistake_is_one_line(calls: Calls, fails: Callable[..., str], argument
     assert calls == []
 
 
+def test_every_failed_job_of_a_sweep_is_named(calls: Calls, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["train", "-m", "traces=x", "out=y", "steps=1,a,2,1.5", "hardware=my.json"]
+    assert cli.main(command) == 2
+    assert [got["steps"] for got in calls] == [1, 2]
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.splitlines() == [
+        "radar-rl train: steps=a: steps: expected a whole number, got 'a'",
+        "radar-rl train: steps=1.5: steps: expected a whole number, got 1.5",
+        "radar-rl train: 2 of 4 jobs failed, the others are done",
+    ]
+
+
+def test_a_bug_in_a_sweep_is_not_dressed_up_either(calls: Calls, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["export", "-m", "run=a,b", "out=y"]) == 1
+    printed = capsys.readouterr().err
+    assert printed.count("ZeroDivisionError: a bug\n") == 2
+    assert "radar-rl export: run=b: a bug\n" in printed
+
+
 def test_debug_shows_where(calls: Calls, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["profile", "out=x", "--debug"]) == 2
     assert "Traceback" in capsys.readouterr().err

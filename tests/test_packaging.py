@@ -27,7 +27,7 @@ def wheel(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
     clone = folder / "clone"
     clone.mkdir()
-    kept = ("pyproject.toml", "README.md", "LICENSE", "radar_rl", "envs", "configs", "datasets")
+    kept = ("pyproject.toml", "README.md", "LICENSE", "radar_rl", "hydra_plugins", "envs", "configs", "datasets")
     run("cp", "-a", *(repository / name for name in kept), clone, cwd=folder)
     build = (sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder)
     run(*build, clone, cwd=folder)
@@ -60,8 +60,12 @@ def test_the_wheel_holds_what_the_links_lead_to(repository: Path, wheel: Path) -
         assert {f"radar_rl/{path.relative_to(repository)}" for path in files} <= held
     assert {f"radar_rl/zoo/pocket/{part}/model.safetensors" for part in ("target", "draft")} <= held
     assert "radar_rl/py.typed" in held
+    assert {path for path in held if path.startswith("hydra_plugins/")} == {
+        "hydra_plugins/radar_rl_ray_launcher.py",
+        "hydra_plugins/radar_rl_sweeper.py",
+    }
     tops = {name.split("/")[0] for name in held}
-    assert tops == {"radar_rl", next(top for top in tops if top.endswith(".dist-info"))}
+    assert tops == {"radar_rl", "hydra_plugins", next(top for top in tops if top.endswith(".dist-info"))}
 
 
 def test_packages_import_from_the_wheel(environment: Path) -> None:
@@ -75,6 +79,15 @@ def test_help_and_decode_run_from_the_wheel(environment: Path) -> None:
     assert "collect" in run(radar_rl, "--help", cwd=environment)
     assert run(radar_rl, "decode", "max_new_tokens=12", "--prompt", "Add 2 and 3.", cwd=environment).strip()
     assert sorted(path.name for path in environment.iterdir()) == ["env"]
+
+
+def test_sweeps_run_from_the_wheel(environment: Path, tmp_path: Path) -> None:
+    """Hydra finds the sweeper and the launcher of the namespace package."""
+    radar_rl = environment / "env" / "bin" / "radar-rl"
+    run(radar_rl, "convert", "-m", "source=pocket", "to=speculators,safeailab", "out=${to}", cwd=tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"speculators", "safeailab", "runs"}
+    shown = run(radar_rl, "convert", "hydra/launcher=ray", "--cfg", "hydra", "-p", "hydra.launcher", cwd=tmp_path)
+    assert "hydra_plugins.radar_rl_ray_launcher.RayLauncher" in shown
 
 
 def test_decoding_imports_no_training_package(environment: Path) -> None:
@@ -109,6 +122,6 @@ def test_the_lock_holds_what_is_asked_for(repository: Path) -> None:
     project = tomllib.loads((repository / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
     names = {name.lower().replace("_", "-"): version for name, version in locked.items()}
-    for text in [*project["dependencies"], *extras["train"], *extras["hub"], *extras["dev"]]:
+    for text in [*project["dependencies"], *extras["train"], *extras["hub"], *extras["scale"], *extras["dev"]]:
         requirement = Requirement(text)
         assert names[requirement.name.lower()] in requirement.specifier

@@ -82,6 +82,17 @@ def test_its_commands_and_python_run(
 
 
 @pytest.mark.parametrize("command", commands(needing=True), ids=lambda command: command[1])
-def test_commands_that_need_more_than_we_have_compose(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main([*command[1:], "--cfg", "job"]) == 0
+def test_commands_that_need_more_than_we_have_compose(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = command[1:]
+    if "-m" in arguments:  # every job composes; Hydra shows no configuration of a sweep
+        called: list[str] = []
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(cli, "call", lambda verb, values, *_: called.append(values["out"]))
+        assert cli.main([item for item in arguments if not item.startswith("hydra")]) == 0
+        assert called
+        assert all(out.startswith("runs/") for out in called)
+        arguments = [arguments[0], "out=runs/x", *(item for item in arguments if item.startswith("hydra"))]
+    assert cli.main([*arguments, "--cfg", "job"]) == 0
     assert "out: runs/" in capsys.readouterr().out

@@ -1,0 +1,187 @@
+"""Sweeps on other processes and machines, with the real command; and what their tests stand on."""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from pyarrow.fs import FileSystem, FileType
+from ray_cluster import RayCluster
+
+from radar_rl import cli, settings
+
+RADAR_RL = Path(sys.executable).parent / "radar-rl"
+MINUTES = 15 * 60  # when something hangs; nothing is measured by it
+LONG = 160  # prompts of a job that is still at work when its worker is killed
+
+Collect = Callable[..., subprocess.Popen[str]]
+
+
+@pytest.fixture
+def collect(tiny_pair: tuple[Path, Path], tmp_path: Path) -> Collect:
+    """Starts ``radar-rl collect -m`` with the tiny pair in a folder of its own: ``limit`` prompts go to out/LIMIT."""
+    prompts = [{"id": f"p{i}", "prompt_ids": [3 + i % 50, 5, 7, 9]} for i in range(LONG)]
+    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in prompts))
+    pair = [f"model.target={tiny_pair[0]}", f"model.draft={tiny_pair[1]}"]
+    sizes = ["max_new_tokens=12", "max_depth=3", "top_k=4", "tree_size=8", "shard_size=4"]
+    command = [RADAR_RL, "collect", "-m", *pair, *sizes, "tasks=[]", "task.path=prompts.jsonl", "out=out/${limit}"]
+
+    def start(*arguments: str, environment: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [*command, *arguments],
+            cwd=tmp_path,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    return start
+
+
+def ended(sweep: subprocess.Popen[str]) -> tuple[int, str, str]:
+    try:
+        printed, errors = sweep.communicate(timeout=MINUTES)
+    except subprocess.TimeoutExpired:
+        sweep.kill()
+        raise
+    return sweep.returncode, printed, errors
+
+
+def texts(folder: Path) -> list[str]:
+    ids: list[str] = pl.read_parquet(folder / "sequences" / "*.parquet")["sequence_id"].to_list()
+    return ids
+
+
+def check_one_failed(code: int, errors: str) -> None:
+    """Of limit=1,none,2 the second can't run: it is named, in one line, and the others did."""
+    assert code == 2, errors
+    assert "Traceback" not in errors
+    (line,) = (line for line in errors.splitlines() if line.startswith("radar-rl collect: limit="))
+    assert line == "radar-rl collect: limit=none: limit: expected a whole number, got 'none'"
+    assert "radar-rl collect: 1 of 3 jobs failed, the others are done" in errors.splitlines()
+
+
+@pytest.mark.parametrize(
+    "launcher",
+    [
+        ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"],
+        pytest.param(["hydra/launcher=submitit_local"], marks=pytest.mark.slow),
+    ],
+    ids=["joblib", "submitit"],
+)
+def test_on_other_processes(collect: Collect, tmp_path: Path, launcher: list[str]) -> None:
+    pytest.importorskip(f"hydra_plugins.hydra_{launcher[0].partition('=')[2].partition('_')[0]}_launcher")
+    code, _, errors = ended(collect("limit=1,none,2", *launcher))
+    check_one_failed(code, errors)
+    assert [len(texts(tmp_path / "out" / name)) for name in ("1", "2")] == [1, 2]
+    assert {path.name for path in tmp_path.iterdir()} == {"target", "draft", "prompts.jsonl", "out", "runs"}
+    if "joblib" in launcher[0]:  # the terminal is shared: every line says whose it is
+        assert "limit=2: collecting: 2/2" in errors
+
+
+@pytest.mark.slow
+def test_on_a_ray_cluster(collect: Collect, tmp_path: Path, ray_cluster: RayCluster) -> None:
+    ray = ["hydra/launcher=ray", f"hydra.launcher.ray.init.address={ray_cluster.address}"]
+    code, printed, errors = ended(collect("limit=1,none,2", *ray, environment=ray_cluster.environment))
+    check_one_failed(code, errors)
+    assert [len(texts(tmp_path / "out" / name)) for name in ("1", "2")] == [1, 2]
+    assert "limit=2: collecting: 2/2" in printed + errors
+
+
+@pytest.mark.slow
+def test_a_job_whose_worker_dies_is_named_and_done_when_the_sweep_runs_again(
+    collect: Collect, tmp_path: Path, ray_cluster: RayCluster
+) -> None:
+    sweep = [
+        f"limit=1,{LONG}",
+        "hydra/launcher=ray",
+        f"hydra.launcher.ray.init.address={ray_cluster.address}",
+        "hydra.launcher.ray.remote.max_retries=0",
+    ]
+    first = collect(*sweep, environment=ray_cluster.environment)
+    long = tmp_path / "out" / str(LONG)
+    while not (list(long.glob("trace/*.parquet")) and ray_cluster.workers("job 1")):
+        assert first.poll() is None, first.communicate()
+        time.sleep(0.05)
+    for worker in ray_cluster.workers("job 1"):
+        worker.kill()
+    code, _, errors = ended(first)
+    assert code == 2, errors
+    assert f"\nradar-rl collect: limit={LONG}: its worker died" in errors
+    assert len(texts(tmp_path / "out" / "1")) == 1
+    assert 0 < len(list(long.glob("trace/*.parquet"))) < LONG / 4
+
+    code, _, errors = ended(collect(*sweep, environment=ray_cluster.environment))
+    assert code == 0, errors
+    assert sorted(texts(long)) == sorted(f"prompts/p{i}/0" for i in range(LONG))
+
+
+def test_no_cluster_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ray = pytest.importorskip("ray")
+
+    def init(**arguments: object) -> None:
+        raise ConnectionError(f"nobody at\n{arguments['address']}")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(ray, "init", init)
+    address = "hydra.launcher.ray.init.address=h:1"
+    assert cli.main(["convert", "-m", "source=x", "to=specforge", "out=y", "hydra/launcher=ray", address]) == 2
+    assert capsys.readouterr().err == "radar-rl convert: no Ray cluster at h:1: nobody at h:1\n"
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("out=s3://b/x?endpoint_override=h:1&scheme=http", 'out="s3://b/x?endpoint_override=h:1&scheme=http"'),
+        ("traces=s3://a?x=1,s3://b?x=2", 'traces="s3://a?x=1","s3://b?x=2"'),
+        ("runs=[s3://a?x=1&y=2,b]", 'runs=["s3://a?x=1&y=2",b]'),
+        ("out=s3://b/${seed}?x=1", 'out="s3://b/${seed}?x=1"'),
+        ("hardware=s3://b?x=1", '++hardware.plain="s3://b?x=1"'),
+        ('out="s3://b?x=1,2"', 'out="s3://b?x=1,2"'),
+        ("out=a/b", "out=a/b"),
+    ],
+)
+def test_uris_need_no_quotes(written: str, read: str) -> None:
+    assert settings.overrides([written]) == [read]
+
+
+def test_an_object_store_as_pyarrow_sees_it(object_store: str) -> None:
+    """What storage may rely on, and what it must not: a stream that is left by an error publishes what it has."""
+    filesystem, root = FileSystem.from_uri(object_store)
+    table = pa.table({"number": [1, 2, 3]})
+    pq.write_table(table, f"{root}/a/b.parquet", filesystem=filesystem)
+    assert pq.read_table(f"{root}/a/b.parquet", filesystem=filesystem).equals(table)
+    kinds = {info.base_name: info.type for info in filesystem.get_file_info([root, f"{root}/a/b.parquet", f"{root}/c"])}
+    assert kinds == {"prefix": FileType.Directory, "b.parquet": FileType.File, "c": FileType.NotFound}
+
+    stream = filesystem.open_output_stream(f"{root}/late")
+    stream.write(b"first")
+    assert filesystem.get_file_info(f"{root}/late").type == FileType.NotFound
+    stream.close()
+    assert filesystem.get_file_info(f"{root}/late").size == 5
+
+    def interrupted() -> None:
+        with filesystem.open_output_stream(f"{root}/half") as stream:
+            stream.write(b"half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert filesystem.get_file_info(f"{root}/half").type == FileType.File
+
+    filesystem.move(f"{root}/late", f"{root}/half")  # a copy onto it, then a deletion
+    with filesystem.open_input_stream(f"{root}/half") as read:
+        assert read.read() == b"first"
+    with pytest.raises(FileNotFoundError):
+        filesystem.open_input_file(f"{root}/late")
+    with pytest.raises(OSError, match="NO_SUCH_BUCKET"):
+        pq.write_table(table, "elsewhere/x.parquet", filesystem=filesystem)
