@@ -15,6 +15,8 @@ from pyarrow.fs import FileSystem, FileType
 from ray_cluster import RayCluster
 
 from radar_rl import cli, settings
+from radar_rl.rollouts import DataSet, load_trace
+from radar_rl.rollouts.manifest import part_name
 
 RADAR_RL = Path(sys.executable).parent / "radar-rl"
 MINUTES = 15 * 60  # when something hangs; nothing is measured by it
@@ -29,7 +31,7 @@ def collect(tiny_pair: tuple[Path, Path], tmp_path: Path) -> Collect:
     prompts = [{"id": f"p{i}", "prompt_ids": [3 + i % 50, 5, 7, 9]} for i in range(LONG)]
     (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in prompts))
     pair = [f"model.target={tiny_pair[0]}", f"model.draft={tiny_pair[1]}"]
-    sizes = ["max_new_tokens=12", "max_depth=3", "top_k=4", "tree_size=8", "shard_size=4"]
+    sizes = ["max_new_tokens=12", "max_depth=3", "top_k=4", "tree_size=8", "part_size=4"]
     command = [RADAR_RL, "collect", "-m", *pair, *sizes, "tasks=[]", "task.path=prompts.jsonl", "out=out/${limit}"]
 
     def start(*arguments: str, environment: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
@@ -95,32 +97,49 @@ def test_on_a_ray_cluster(collect: Collect, tmp_path: Path, ray_cluster: RayClus
     assert "limit=2: collecting: 2/2" in printed + errors
 
 
-@pytest.mark.slow
-def test_a_job_whose_worker_dies_is_named_and_done_when_the_sweep_runs_again(
+def test_shards_side_by_side_are_one_data_set(collect: Collect, tmp_path: Path) -> None:
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    sweep = ["limit=20", "shard=0,1,2", "shards=3", "out=out/20", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+    code, _, errors = ended(collect(*sweep))
+    assert code == 0, errors
+    assert len(list((tmp_path / "out/20").glob("manifest-*-of-00003.json"))) == 3
+    assert load_trace(tmp_path / "out/20").sequences.sequence_id == [f"prompts/p{i}/0/0" for i in range(20)]
+    assert DataSet.read(tmp_path / "out/20").complete
+
+
+def test_a_shard_whose_worker_dies_is_named_and_done_when_the_sweep_runs_again(
     collect: Collect, tmp_path: Path, ray_cluster: RayCluster
 ) -> None:
     sweep = [
-        f"limit=1,{LONG}",
+        f"limit={LONG}",
+        "shard=0,1",
+        "shards=2",
         "hydra/launcher=ray",
         f"hydra.launcher.ray.init.address={ray_cluster.address}",
         "hydra.launcher.ray.remote.max_retries=0",
     ]
     first = collect(*sweep, environment=ray_cluster.environment)
-    long = tmp_path / "out" / str(LONG)
-    while not (list(long.glob("trace/*.parquet")) and ray_cluster.workers("job 1")):
+    folder = tmp_path / "out" / str(LONG)
+    while not (list(folder.glob("trace/part-*[13579].parquet")) and ray_cluster.workers("job 1")):
         assert first.poll() is None, first.communicate()
         time.sleep(0.05)
     for worker in ray_cluster.workers("job 1"):
         worker.kill()
     code, _, errors = ended(first)
     assert code == 2, errors
-    assert f"\nradar-rl collect: limit={LONG}: its worker died" in errors
-    assert len(texts(tmp_path / "out" / "1")) == 1
-    assert 0 < len(list(long.glob("trace/*.parquet"))) < LONG / 4
+    assert "\nradar-rl collect: shard=1: its worker died" in errors
+    parts = set(DataSet.read(folder).parts)
+    assert {part_name(number) for number in range(0, LONG // 4, 2)} <= parts  # the other shard is done
+    assert len(parts) < LONG / 4
 
     code, _, errors = ended(collect(*sweep, environment=ray_cluster.environment))
     assert code == 0, errors
-    assert sorted(texts(long)) == sorted(f"prompts/p{i}/0" for i in range(LONG))
+    assert load_trace(folder).sequences.sequence_id == [f"prompts/p{i}/0/0" for i in range(LONG)]
+    code, _, errors = ended(collect(f"limit={LONG}", "out=out/alone"))
+    assert code == 0, errors
+    for kind in ("sequences", "trace"):
+        alone = pl.read_parquet(tmp_path / "out/alone" / kind / "*.parquet")
+        assert alone.equals(pl.read_parquet(folder / kind / "*.parquet"))
 
 
 def test_no_cluster_is_one_line(

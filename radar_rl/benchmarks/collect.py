@@ -138,7 +138,8 @@ def bench_collect(
         Console(width=WIDTH).print(table)
     if out is not None:
         Path(out).parent.mkdir(parents=True, exist_ok=True)
-        about: dict[str, Any] = {"machine": machine(pair), "pair": pair.label, "rates": [asdict(rate) for rate in rates]}
+        about: dict[str, Any] = {"machine": machine(pair), "pair": pair.label}
+        about |= {"rates": [asdict(rate) for rate in rates]}
         about |= {"bounds": asdict(bounds), "shape": shape, "chosen": chosen, "positions_per_batch": positions}
         Path(out).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
         print(f"bench collect: written to {out}")

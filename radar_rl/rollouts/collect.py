@@ -21,6 +21,7 @@ from radar_rl.rollouts.trace import NO_RANK, TraceSettings
 from radar_rl.rollouts.tracer import trace_sequence
 from radar_rl.rollouts.writing import TEXTS_PER_BATCH, Work, WrittenText, given_texts, write_texts
 from radar_rl.runtime.models import pair_from_config
+from radar_rl.speculative.features import FEATURES, checked_names
 from radar_rl.speculative.pair import Pair
 
 FOREIGN_HEAD = 0.1
@@ -166,6 +167,8 @@ def collect(
     if samples > 1 and (temperature == 0 or source == "texts"):
         raise ConfigError(f"samples={samples} would make the same text again; set a temperature, and source=model")
     given = source == "texts"
+    names = checked_names(features or (), feature_dim)
+    projected = any(FEATURES[name].projected for name in names)
     prompts = load_prompts(
         tasks, path=task.get("path"), split=split, data_dir=data_dir, limit=limit, completions=given
     )
@@ -182,9 +185,9 @@ def collect(
         sample_top_k=sample_top_k,
         sample_top_p=sample_top_p,
         seed=seed,
-        features=tuple(features or ()),
-        feature_dim=feature_dim,
-        feature_seed=feature_seed,
+        features=names,
+        feature_dim=feature_dim if projected else 0,
+        feature_seed=feature_seed if projected else 0,
     )
     works: list[Work] | list[WrittenText]
     if given:
