@@ -1,7 +1,14 @@
 """Data: prompts, traces and rollouts, how they are collected, stored and read."""
 
 from radar_rl.rollouts.jsonl import read_jsonl
-from radar_rl.rollouts.reading import load_rollouts, load_trace, read_traces, rollout_settings, trace_settings
+from radar_rl.rollouts.reading import (
+    load_rollouts,
+    load_trace,
+    read_traces,
+    rollout_settings,
+    trace_parts,
+    trace_settings,
+)
 from radar_rl.rollouts.reward import Reward
 from radar_rl.rollouts.sessions import LiveTexts, ReplayTexts, Texts, TextSession, sequence_seed
 from radar_rl.rollouts.split import held_out
@@ -27,5 +34,6 @@ __all__ = [
     "read_traces",
     "rollout_settings",
     "sequence_seed",
+    "trace_parts",
     "trace_settings",
 ]

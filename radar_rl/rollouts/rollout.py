@@ -15,7 +15,7 @@ from radar_rl.policies.protocol import Policy
 from radar_rl.progress import track
 from radar_rl.rollouts.acting import Row, play
 from radar_rl.rollouts.columns import rollouts_table
-from radar_rl.rollouts.reading import load_trace
+from radar_rl.rollouts.reading import load_trace, trace_settings
 from radar_rl.rollouts.reward import Reward
 from radar_rl.rollouts.sessions import LiveTexts, ReplayTexts, Texts
 from radar_rl.rollouts.split import held_out as is_held_out
@@ -147,15 +147,15 @@ def _replayed(
     traces: str, subset: str, held_out: float, *, max_depth: int, top_k: int, tree_size: int
 ) -> tuple[ReplayTexts, dict[str, Any]]:
     """Texts of a trace, and where they come from."""
-    trace = load_trace(traces, expect={"top_k": top_k})
+    trace = load_trace(traces, tree_size=tree_size, expect={"top_k": top_k})
     trace = trace.select(_chosen(trace.sequences.prompt_id, subset, held_out))
     texts = trace.sequences
     lengths = zip(texts.prompt_length.tolist(), texts.length.tolist(), strict=True)
     origin = {
-        "trace": asdict(trace.settings),
+        "trace": asdict(trace_settings(traces)),
         "texts_digest": digest(zip(texts.sequence_id, lengths, strict=True)),
     }
-    return ReplayTexts(trace, max_depth=max_depth, tree_size=tree_size), origin
+    return ReplayTexts(trace, max_depth=max_depth), origin
 
 
 def _decoded(
