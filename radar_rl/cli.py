@@ -19,6 +19,7 @@ from radar_rl.errors import ConfigError, RadarError
 VERBS = {
     "profile": "radar_rl.runtime.profiler:profile",
     "collect": "radar_rl.rollouts.collect:collect",
+    "describe": "radar_rl.rollouts.describe:describe",
     "rollout": "radar_rl.rollouts.rollout:rollout",
     "train": "radar_rl.offline.train:train",
     "evaluate": "radar_rl.evaluation.evaluate:evaluate",
@@ -28,6 +29,7 @@ VERBS = {
     "train-pair": "radar_rl.zoo.train_pair:train_pair",
     "bench-round": "radar_rl.benchmarks.round:bench_round",
     "bench-hybrid": "radar_rl.benchmarks.hybrid:bench_hybrid",
+    "bench-scale": "radar_rl.benchmarks.scale:bench_scale",
 }
 
 FLAGS = ("--prompt", "--compare", "--explain", "--debug", "--help", "--version")

@@ -31,6 +31,10 @@ class ModelOutputError(RadarError, ArithmeticError):
     """A model returned values that no token may be chosen from (NaN or infinite logits)."""
 
 
+class LimitError(RadarError, MemoryError):
+    """A measurement exceeds the limit that it was to keep."""
+
+
 def check_whole(name: str, value: object, least: int | None) -> None:
     """Refuse what is no whole number, or too small a one.
 

@@ -210,6 +210,16 @@ def trace_settings(path: str | Path) -> TraceSettings:
     return _settings(_traces(path))
 
 
+def data_set_size(path: str | Path) -> tuple[int, int]:
+    """Shards of a collected trace that are finished, and shards there will be.
+
+    Raises:
+        TraceError: the folder holds no trace.
+    """
+    found = _traces(path)
+    return len(found.shards), found.shards_total
+
+
 def read_traces(path: str | Path) -> pl.LazyFrame:
     """Scan a collected trace without loading it: of the files, only the footers are read here.
 
