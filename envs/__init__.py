@@ -13,8 +13,8 @@ import gymnasium
 
 from radar_rl.envs.base import DraftTreeBase
 from radar_rl.envs.live import DraftTreeEnv
-from radar_rl.envs.payments import Payments
 from radar_rl.envs.replay import DraftTreeReplayEnv
+from radar_rl.rollouts.payments import Payments
 
 gymnasium.register(id="Radar/DraftTree-v0", entry_point="radar_rl.envs.live:DraftTreeEnv")
 gymnasium.register(id="Radar/DraftTreeReplay-v0", entry_point="radar_rl.envs.replay:DraftTreeReplayEnv")

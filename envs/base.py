@@ -9,10 +9,10 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from radar_rl.envs.payments import Payments
 from radar_rl.errors import ConfigError, InputError
 from radar_rl.policies.observation import ObservationSpec
 from radar_rl.policies.protocol import CONTINUE
+from radar_rl.rollouts.payments import Payments
 from radar_rl.rollouts.reward import Reward
 from radar_rl.rollouts.sessions import Texts, TextSession
 from radar_rl.runtime.profiler import resolve_hardware

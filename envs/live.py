@@ -6,8 +6,8 @@ from typing import Any
 
 from radar_rl.envs.base import DraftTreeBase
 from radar_rl.policies.observation import ObservationSpec
+from radar_rl.rollouts.live import LiveTexts
 from radar_rl.rollouts.reward import Reward
-from radar_rl.rollouts.sessions import LiveTexts
 from radar_rl.rollouts.tasks import Prompt, load_prompts
 from radar_rl.speculative.hardware import HardwareProfile
 from radar_rl.speculative.pair import Pair, load_pair

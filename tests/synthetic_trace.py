@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from radar_rl.rollouts.columns import TracedText, Work, sequences_table, trace_table
-from radar_rl.rollouts.storage import Manifest, shard_name, write_parquet
+from radar_rl.rollouts.columns import TracedText, sequences_table, trace_table
+from radar_rl.rollouts.manifest import Manifest, part_name
+from radar_rl.rollouts.storage import Store, plain
 from radar_rl.rollouts.tasks import Prompt
 from radar_rl.rollouts.trace import NO_RANK, Sequences, Trace, TraceSettings, accepted_tokens
+from radar_rl.rollouts.writing import Work, WrittenText
 from radar_rl.speculative.hardware import HardwareProfile
 
 HARDWARE = HardwareProfile(
@@ -97,7 +99,7 @@ def make_trace(
     return MadeTrace(
         settings=TraceSettings(target=target, draft="draft@0", max_depth=max_depth, top_k=top_k, tree_size=tree_size),
         sequences=Sequences(
-            sequence_id=[f"{tasks[i % len(tasks)]}/p{i}/0" for i in range(prompts)],
+            sequence_id=[f"{tasks[i % len(tasks)]}/p{i}/0/0" for i in range(prompts)],
             task=[tasks[i % len(tasks)] for i in range(prompts)],
             prompt_id=[f"p{i}" for i in range(prompts)],
             prompt_length=prompt_lengths.astype(np.int64),
@@ -112,24 +114,26 @@ def make_trace(
     )
 
 
-def write_collection(folder: Path, trace: MadeTrace, shard_size: int = 4) -> Path:
+def write_collection(folder: Path, trace: MadeTrace, part_size: int = 4) -> Path:
     """Write a trace as ``collect`` does; the tokens are made up."""
     texts = trace.sequences
-    count = -(-len(texts) // shard_size)
-    manifest = Manifest.open(folder, "traces", asdict(trace.settings), count)
+    store, count = Store.at(folder), -(-len(texts) // part_size)
+    manifest = Manifest.open(store, "traces", asdict(trace.settings), count)
     for number in range(count):
         traced = []
-        for i in range(number * shard_size, min(len(texts), (number + 1) * shard_size)):
-            task, prompt_id, sample = texts.sequence_id[i].split("/")
+        for i in range(number * part_size, min(len(texts), (number + 1) * part_size)):
+            task, prompt_id, sample, turn = texts.sequence_id[i].split("/")
             rows = trace.sequence == i
             prompt = tuple(range(int(texts.prompt_length[i])))
             work = Work(Prompt(task, prompt_id, token_ids=prompt), prompt, int(sample))
-            tokens = list(range(int(texts.length[i])))
-            traced.append(TracedText(work, tokens, i, trace.confidences[rows], trace.ranks[rows], trace.censored[rows]))
-        name, about = shard_name(number), asdict(trace.settings)
-        write_parquet(
-            folder / "sequences" / f"{name}.parquet", sequences_table(traced, trace.settings), "sequences", about
-        )
-        write_parquet(folder / "trace" / f"{name}.parquet", trace_table(traced, trace.settings), "trace", about)
-        manifest.finish(name, {"rows": sum(len(t.confidences) for t in traced), "sequences": len(traced)})
+            text = WrittenText(work, int(turn), prompt, tuple(range(len(prompt), int(texts.length[i]))), i)
+            traced.append(TracedText(text, trace.confidences[rows], trace.ranks[rows], trace.censored[rows]))
+        name, about = part_name(number), asdict(trace.settings)
+        tables = {"sequences": sequences_table(traced, trace.settings), "trace": trace_table(traced, trace.settings)}
+        files = {
+            f"{kind}/{name}.parquet": store.write_parquet(f"{kind}/{name}.parquet", table, kind, about)
+            for kind, table in tables.items()
+        }
+        rows = sum(len(t.confidences) for t in traced)
+        manifest.finish(name, {"rows": rows, "sequences": len(traced), "files": plain(files)})
     return folder

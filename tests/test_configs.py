@@ -86,10 +86,12 @@ def test_an_algorithm_has_the_settings_that_training_has(name: str) -> None:
 @pytest.mark.parametrize("name", choices("task"))
 def test_a_task_says_where_its_prompts_are(name: str) -> None:
     values = load("task", name)
-    assert set(values) == {"name", "hub", "columns"}
+    assert set(values) == {"name", "hub", "columns", "template"}
     if values["hub"] is None:
         assert (CONFIGS.parent / "datasets" / "prompts" / f"{name}.jsonl").is_file()
     else:
-        assert {"path", "name", "split"} <= set(values["hub"])
+        assert {"path", "name", "splits"} <= set(values["hub"])
+        assert "eval" in values["hub"]["splits"]
+        assert values["template"] is None or "{prompt}" in values["template"]
         assert set(values["columns"]) == {"prompt", "context", "turns", "id"}
         assert (values["columns"]["prompt"] is None) == (values["columns"]["turns"] is not None)

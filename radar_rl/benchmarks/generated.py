@@ -12,11 +12,13 @@ from numpy.typing import NDArray
 from scipy.signal import lfilter
 
 from radar_rl.progress import track
-from radar_rl.rollouts.columns import TracedText, Work, sequences_table, trace_table
+from radar_rl.rollouts.columns import TracedText, sequences_table, trace_table
+from radar_rl.rollouts.manifest import Manifest, part_name
 from radar_rl.rollouts.sessions import near_cut
-from radar_rl.rollouts.storage import Manifest, shard_name, write_parquet
+from radar_rl.rollouts.storage import Store, plain
 from radar_rl.rollouts.tasks import Prompt
 from radar_rl.rollouts.trace import NO_RANK, TraceSettings
+from radar_rl.rollouts.writing import Work, WrittenText
 
 # How much better than average the draft head knows the texts of each task.
 TASKS = {"easy": 1.0, "fair": 0.3, "hard": -0.3, "alien": -1.0}
@@ -27,30 +29,32 @@ PROMPT_LENGTHS = (16, 128)
 
 
 def generate(out: str | Path, *, rows: int, part_size: int, seed: int) -> None:
-    """Write a generated trace as ``collect`` does; shards that are there already are kept.
+    """Write a generated trace as ``collect`` does; parts that are there already are kept.
 
     Args:
         out: the folder.
         rows: root tokens in all.
-        part_size: texts per shard.
-        seed: each shard's generator derives from it and the shard's number.
+        part_size: texts per file.
+        seed: each part's generator derives from it and the part's number.
 
     Raises:
         TraceError: the folder holds something made with other settings.
     """
     lengths = _completion_lengths(rows, seed)
     about = asdict(MADE_WITH) | {"generated_rows": rows, "part_size": part_size, "generator_seed": seed}
-    folder = Path(out)
-    manifest = Manifest.open(folder, "traces", about, -(-len(lengths) // part_size))
-    todo = [number for number in range(manifest.shards_total) if shard_name(number) not in manifest.shards]
+    store = Store.at(out)
+    manifest = Manifest.open(store, "traces", about, -(-len(lengths) // part_size))
+    todo = [number for number in range(manifest.parts_total) if part_name(number) not in manifest.parts]
     for number in track(todo, len(todo), "generating") if todo else []:
         first = number * part_size
         part = list(_texts(first, lengths[first : first + part_size], np.random.default_rng([seed, 1, number])))
-        name, settings = shard_name(number), asdict(MADE_WITH)
+        name, settings = part_name(number), asdict(MADE_WITH)
         tables = {"sequences": sequences_table(part, MADE_WITH), "trace": trace_table(part, MADE_WITH)}
-        for kind, table in tables.items():
-            write_parquet(folder / kind / f"{name}.parquet", table, kind, settings)
-        manifest.finish(name, {"rows": len(tables["trace"]), "sequences": len(part)})
+        files = {
+            f"{kind}/{name}.parquet": store.write_parquet(f"{kind}/{name}.parquet", table, kind, settings)
+            for kind, table in tables.items()
+        }
+        manifest.finish(name, {"rows": len(tables["trace"]), "sequences": len(part), "files": plain(files)})
 
 
 def _completion_lengths(rows: int, seed: int) -> NDArray[np.int64]:
@@ -64,7 +68,7 @@ def _completion_lengths(rows: int, seed: int) -> NDArray[np.int64]:
 
 
 def _texts(first: int, lengths: NDArray[np.int64], rng: np.random.Generator) -> Iterator[TracedText]:
-    """The texts of one shard, numbered from ``first`` on; every third one is cut by its length."""
+    """The texts of one part, numbered from ``first`` on; every third one is cut by its length."""
     names = list(TASKS)
     numbers = first + np.arange(len(lengths))
     offsets = np.array(list(TASKS.values()))[numbers % len(names)]
@@ -77,7 +81,8 @@ def _texts(first: int, lengths: NDArray[np.int64], rng: np.random.Generator) -> 
         positions = prompt_length + np.arange(own.stop - own.start)
         cut = np.asarray(near_cut(positions, len(token_ids), MADE_WITH.max_depth)) & (i % 3 == 0)
         work = Work(Prompt(names[i % len(names)], f"p{i}", token_ids=prompt_ids), prompt_ids, 0)
-        yield TracedText(work, token_ids, int(i), confidences[own], ranks[own], cut)
+        text = WrittenText(work, 0, prompt_ids, tuple(token_ids[prompt_length:]), int(i))
+        yield TracedText(text, confidences[own], ranks[own], cut)
 
 
 def _rows(

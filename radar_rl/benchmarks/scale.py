@@ -39,7 +39,7 @@ def bench_scale(
     Args:
         out: folder for the trace (``traces/``; kept, and used again if it is there) and what is made of it.
         rows: root tokens of the trace.
-        part_size: texts per shard.
+        part_size: texts per file.
         limit_gb: GiB of memory that no step may exceed.
         updates: gradient steps of each training.
         batch_size: transitions per update.

@@ -1,6 +1,5 @@
 """The run folder: what training leaves, and reading it back."""
 
-import hashlib
 import importlib.metadata
 import json
 import platform
@@ -14,7 +13,7 @@ import polars as pl
 from radar_rl import __version__
 from radar_rl.errors import InputError
 from radar_rl.policies.protocol import Policy
-from radar_rl.rollouts.storage import write_json
+from radar_rl.rollouts.storage import Store
 from radar_rl.runtime.artifact import load_policy
 
 RUN_FILE = "run.json"
@@ -54,15 +53,10 @@ def versions() -> dict[str, str]:
     return {"radar_rl": __version__, "python": platform.python_version(), **installed}
 
 
-def data_hash(folder: Path) -> str:
-    """Hash of a data set by its manifest, which records every finished shard."""
-    return hashlib.sha256((folder / "manifest.json").read_bytes()).hexdigest()[:16]
-
-
 def write_run(folder: Path, about: dict[str, Any], curve: list[dict[str, float]]) -> None:
     """Write ``run.json`` and the curve; the policy is there already, so a folder with ``run.json`` is complete."""
     pl.DataFrame(curve).write_parquet(folder / CURVE_FILE)
-    write_json(folder / RUN_FILE, {"argv": sys.argv[1:], "versions": versions(), **about})
+    Store.at(folder).write_json(RUN_FILE, {"argv": sys.argv[1:], "versions": versions(), **about})
 
 
 def load_run(folder: str | Path) -> Run:

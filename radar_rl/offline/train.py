@@ -12,12 +12,12 @@ from radar_rl.offline.behaviour import Behaviour, decide
 from radar_rl.offline.data import TraceData
 from radar_rl.offline.fit import Fitted, fit_policy
 from radar_rl.offline.from_rollouts import RolloutData
-from radar_rl.offline.run import data_hash, write_run
+from radar_rl.offline.run import write_run
 from radar_rl.offline.tracking import WandbMode, tracking
 from radar_rl.offline.transitions import Episode
 from radar_rl.offline.walk import Outcomes
 from radar_rl.policies.observation import ObservationSpec
-from radar_rl.rollouts import load_rollouts, load_trace, rollout_settings, trace_settings
+from radar_rl.rollouts import data_digest, load_rollouts, load_trace, rollout_settings, trace_settings
 from radar_rl.rollouts.reward import Reward
 from radar_rl.rollouts.split import held_out as is_held_out
 from radar_rl.rollouts.trace import TraceSettings
@@ -231,7 +231,7 @@ def _record(
         "split": {"held_out": held_out, "rule": "sha256(prompt_id)[:8] / 2^64 < held_out"},
         "trace": prepared.trace,
         "tree_size": prepared.tree_size,
-        "data_hash": data_hash(Path(source)),
+        "data_hash": data_digest(source),
         "transitions": fitted.transitions,
         "hardware": asdict(prepared.hardware),
         "rate": fitted.rate,

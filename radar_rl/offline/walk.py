@@ -169,8 +169,8 @@ def policy_depths(outcomes: Outcomes, policy: Policy) -> NDArray[np.int8]:
             depths[piece] = policy.stop_depths(trace.confidences[piece])
         return depths
     for first in trace.first_row:
-        policy.begin_sequence()
         row = int(first)
+        policy.begin_sequence(trace.sequences.sequence_id[trace.sequence[row]])
         while row >= 0:
             depth = _live_depth(outcomes, policy, row)
             depths[row] = depth

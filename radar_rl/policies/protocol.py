@@ -13,6 +13,10 @@ STOP, CONTINUE = 0, 1
 class Policy(Protocol):
     """A stop rule.
 
+    What it remembers is its own text's: where texts are decoded side by side or logged, each has a copy of the policy
+    as it came. One that is to learn across texts says so with an attribute ``remembers = True``; it is led through
+    them in order.
+
     Attributes:
         name: how tables call it.
         pays_decisions: whether a decision costs the hardware profile's ``decide_seconds``.
@@ -21,8 +25,12 @@ class Policy(Protocol):
     name: str
     pays_decisions: bool
 
-    def begin_sequence(self) -> None:
-        """A new text begins: forget the last one."""
+    def begin_sequence(self, text: str | None = None) -> None:
+        """A new text begins: forget the last one.
+
+        Args:
+            text: its name, where it has one; what is drawn at random is drawn by it.
+        """
 
     def act(self, state: DraftState) -> int:
         """STOP or CONTINUE after ``state.depth`` draft calls; asked only while ``state.depth < state.max_depth``."""
@@ -50,7 +58,7 @@ class MemorylessPolicy:
         """
         raise NotImplementedError
 
-    def begin_sequence(self) -> None:
+    def begin_sequence(self, text: str | None = None) -> None:
         """Nothing is remembered."""
 
     def end_round(self, draft_calls: int, accepted: int) -> None:

@@ -1,26 +1,104 @@
-"""``radar-rl collect``: the target writes texts, and each becomes an exact trace (DESIGN: 3.2)."""
+"""``radar-rl collect``: texts of the target, written or given, and of each its exact trace (DESIGN: 3.2)."""
 
+import logging
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from itertools import groupby
-from operator import itemgetter
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 import numpy as np
 
 from radar_rl.errors import ConfigError
-from radar_rl.policies.static import StaticDepth
 from radar_rl.progress import track
-from radar_rl.rollouts.columns import TracedText, Work, sequences_table, trace_table
-from radar_rl.rollouts.sessions import near_cut, sequence_seed
-from radar_rl.rollouts.storage import Manifest, shard_name, write_parquet
-from radar_rl.rollouts.tasks import digest, fitting, load_prompts
-from radar_rl.rollouts.trace import TraceSettings
+from radar_rl.rollouts.claim import claimed
+from radar_rl.rollouts.columns import TracedText, sequences_table, trace_table
+from radar_rl.rollouts.manifest import DataSet, Manifest, check_shard, part_name
+from radar_rl.rollouts.room import positions_that_fit
+from radar_rl.rollouts.sessions import near_cut
+from radar_rl.rollouts.storage import Store, plain
+from radar_rl.rollouts.tasks import Skipped, digest, fitting, load_prompts
+from radar_rl.rollouts.trace import NO_RANK, TraceSettings
 from radar_rl.rollouts.tracer import trace_sequence
-from radar_rl.runtime import SpeculativeDecoder
+from radar_rl.rollouts.writing import TEXTS_PER_BATCH, Work, WrittenText, given_texts, write_texts
 from radar_rl.runtime.models import pair_from_config
+from radar_rl.speculative.pair import Pair
+
+FOREIGN_HEAD = 0.1
+"""Share of first tokens among the head's ``top_k`` children of the root below which it hardly belongs to the target."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What there is to do, and how.
+
+    Attributes:
+        settings: what the trace is made with.
+        pair: target and draft head.
+        works: what the target is to write, or the texts as they were given; in order.
+        max_new_tokens: length at which a text that the target writes is cut.
+        part_size: works per part.
+        texts_per_batch: texts written side by side.
+        positions_per_batch: positions whose trees grow together.
+        improbable: share of given tokens of probability below 1e-6 above which to warn.
+    """
+
+    settings: TraceSettings
+    pair: Pair
+    works: Sequence[Work] | Sequence[WrittenText]
+    max_new_tokens: int
+    part_size: int
+    texts_per_batch: int
+    positions_per_batch: int
+    improbable: float
+
+    @property
+    def parts(self) -> int:
+        """Parts that the works make."""
+        return -(-len(self.works) // self.part_size)
+
+    def texts(self, part: int) -> tuple[list[WrittenText], list[Skipped]]:
+        """The texts of a part, and the turns of conversations that do not fit the context."""
+        works = self.works[part * self.part_size : (part + 1) * self.part_size]
+        given = [work for work in works if isinstance(work, WrittenText)]
+        if given:
+            return given, []
+        return write_texts(
+            self.pair,
+            [work for work in works if isinstance(work, Work)],
+            max_new_tokens=self.max_new_tokens,
+            temperature=self.settings.temperature,
+            sample_top_k=self.settings.sample_top_k,
+            sample_top_p=self.settings.sample_top_p,
+            seed=self.settings.seed,
+            texts_per_batch=self.texts_per_batch,
+        )
+
+    def trace(self, text: WrittenText) -> TracedText:
+        """One text with its trace."""
+        settings = self.settings
+        token_ids = text.token_ids
+        traced = trace_sequence(
+            self.pair,
+            token_ids,
+            len(text.prompt_ids),
+            max_depth=settings.max_depth,
+            top_k=settings.top_k,
+            tree_size=settings.tree_size,
+            positions_per_batch=self.positions_per_batch,
+            features=settings.features,
+            feature_dim=settings.feature_dim,
+            feature_seed=settings.feature_seed,
+            judge=settings.source == "texts",
+        )
+        censored = np.zeros(len(traced.confidences), dtype=np.bool_)
+        if token_ids[-1] not in self.pair.eos_token_ids:
+            positions = len(text.prompt_ids) + np.arange(len(censored))
+            censored = np.asarray(near_cut(positions, len(token_ids), settings.max_depth))
+        return TracedText(
+            text, traced.confidences, traced.ranks, censored, traced.features, traced.greedy, traced.improbable
+        )
 
 
 def collect(
@@ -29,6 +107,7 @@ def collect(
     model: Mapping[str, Any],
     tasks: list[str],
     task: Mapping[str, Any],
+    source: Literal["model", "texts"] = "model",
     split: str = "eval",
     data_dir: str | None = None,
     limit: int | None = None,
@@ -41,44 +120,61 @@ def collect(
     max_depth: int = 8,
     top_k: int = 10,
     tree_size: int = 60,
-    shard_size: int = 64,
-    positions_per_batch: int = 256,
-) -> Path:
+    features: list[str] | None = None,
+    feature_dim: int = 16,
+    feature_seed: int = 0,
+    shard: int = 0,
+    shards: int = 1,
+    part_size: int = 64,
+    texts_per_batch: int = TEXTS_PER_BATCH,
+    positions_per_batch: int | None = None,
+    improbable: float = 0.01,
+) -> str:
     """Collect a trace; an interrupted collection goes on where it stopped.
 
     Args:
-        out: folder to write: ``sequences/``, ``trace/`` and ``manifest.json``.
+        out: folder to write, or a URI that pyarrow knows: ``sequences/``, ``trace/`` and a manifest per shard.
         model: target, draft, dtype and device.
         tasks, task, split, data_dir, limit: which prompts, see ``load_prompts``; ``task["path"]`` is a file of rows.
+        source: ``model``: the target writes the texts; ``texts``: the rows hold completions that it wrote elsewhere.
         samples: texts per prompt.
         temperature, sample_top_k, sample_top_p: sampling of the target, 0 is greedy.
         seed: each sequence's own seed derives from it, the prompt's id and the number of the sample.
         max_new_tokens: length at which a text is cut.
         max_depth, top_k, tree_size: draft calls, beam width, nodes verified (root included).
-        shard_size: sequences per file.
-        positions_per_batch: positions whose trees grow together; bounds memory.
+        features: further columns, see ``radar_rl.speculative.features``.
+        feature_dim, feature_seed: numbers that hidden states are projected to, and where the projection comes from.
+        shard, shards: which share of the work to do, of how many.
+        part_size: texts per file.
+        texts_per_batch: texts written side by side.
+        positions_per_batch: positions whose trees grow together; None: what fits the free memory.
+        improbable: warn if more than this share of given tokens have a probability below 1e-6.
 
     Returns:
-        The folder.
+        ``out``.
 
     Raises:
-        InputError: a task, file, prompt or folder is not usable.
+        InputError: a task, file, prompt or folder is not usable, or another process collects this shard.
         TraceError: the folder holds a trace made with other settings.
         ConfigError: a number is out of range.
     """
-    counts = {"samples": samples, "shard_size": shard_size, "positions_per_batch": positions_per_batch}
-    for name, value in counts.items():
-        if value < 1:
+    counts = {"samples": samples, "part_size": part_size, "texts_per_batch": texts_per_batch}
+    for name, value in (counts | {"positions_per_batch": positions_per_batch}).items():
+        if value is not None and value < 1:
             raise ConfigError(f"{name}: expected at least 1, got {value}")
-    if samples > 1 and temperature == 0:
-        raise ConfigError(f"samples={samples} with temperature=0 would make the same text again; set a temperature")
-    prompts = load_prompts(tasks, path=task.get("path"), split=split, data_dir=data_dir, limit=limit)
+    check_shard(shard, shards)
+    if samples > 1 and (temperature == 0 or source == "texts"):
+        raise ConfigError(f"samples={samples} would make the same text again; set a temperature, and source=model")
+    given = source == "texts"
+    prompts = load_prompts(
+        tasks, path=task.get("path"), split=split, data_dir=data_dir, limit=limit, completions=given
+    )
     pair = pair_from_config(model)
-    encoded, skipped = fitting(pair, prompts, max_new_tokens)
-    works = [Work(prompt, tuple(ids), sample) for prompt, ids in encoded for sample in range(samples)]
+    pair.check_shape(max_depth, top_k, tree_size, True)
     settings = TraceSettings(
         target=pair.target_identity,
         draft=pair.draft_identity,
+        source=source,
         max_depth=max_depth,
         top_k=top_k,
         tree_size=tree_size,
@@ -86,78 +182,133 @@ def collect(
         sample_top_k=sample_top_k,
         sample_top_p=sample_top_p,
         seed=seed,
+        features=tuple(features or ()),
+        feature_dim=feature_dim,
+        feature_seed=feature_seed,
     )
+    works: list[Work] | list[WrittenText]
+    if given:
+        works, skipped = given_texts(pair, prompts)
+        named = [(text.sequence_id, (len(text.prompt_ids), *text.token_ids)) for text in works]
+        longest = max(len(text.token_ids) for text in works)
+    else:
+        encoded, skipped = fitting(pair, prompts, max_new_tokens)
+        works = [Work(prompt, tuple(ids), sample) for prompt, ids in encoded for sample in range(samples)]
+        named = [(f"{work.sequence_id(0)}/{work.said}", work.prompt_ids) for work in works]
+        longest = pair.max_positions if any(w.prompt.later_turns for w in works) else 0
+        longest = max(longest, *(len(work.prompt_ids) + max_new_tokens for work in works))
     about = asdict(settings) | {
         "max_new_tokens": max_new_tokens,
         "samples": samples,
-        "shard_size": shard_size,
-        "prompts": len(encoded),
-        "prompts_digest": digest((work.sequence_id, work.prompt_ids) for work in works),
-        "skipped": skipped,
+        "part_size": part_size,
+        "works": len(works),
+        "works_digest": digest(named),
+        "skipped": [asdict(entry) for entry in skipped],
     }
-    folder = Path(out)
-    manifest = Manifest.open(folder, "traces", about, -(-len(works) // shard_size))
-    todo = [number for number in range(manifest.shards_total) if shard_name(number) not in manifest.shards]
-    pending = [(number, work) for number in todo for work in works[number * shard_size : (number + 1) * shard_size]]
+    positions = positions_per_batch or positions_that_fit(pair, longest, max_depth=max_depth, top_k=top_k)
+    notes = {"texts_per_batch": texts_per_batch, "positions_per_batch": positions}
+    plan = Plan(settings, pair, works, max_new_tokens, part_size, texts_per_batch, positions, improbable)
+    store = Store.at(out)
+    with claimed(store, Manifest(store, "traces", about, plan.parts, shard, shards).claim):
+        manifest = Manifest.open(store, "traces", about, plan.parts, shard, shards, notes)
+        _go_on(plan, manifest)
+    return out
+
+
+def _go_on(plan: Plan, manifest: Manifest) -> None:
+    """Make what is missing of a shard, and say what there is then."""
+    done = set(DataSet.read(manifest.store, "traces").parts)
+    mine = range(manifest.shard, plan.parts, manifest.shards)
+    todo = [number for number in mine if part_name(number) not in done]
+    works = [work for number in todo for work in plan.works[number * plan.part_size : (number + 1) * plan.part_size]]
+    texts = sum(1 if isinstance(work, WrittenText) else 1 + len(work.prompt.later_turns) for work in works)
     start = time.monotonic()
-    # The text does not depend on the policy; about half the depth is fast on every machine.
-    policy = StaticDepth((max_depth + 1) // 2)
-    decoder = SpeculativeDecoder(pair, policy=policy, max_depth=max_depth, top_k=top_k, tree_size=tree_size)
-    shown = track(pending, len(pending), "collecting") if pending else []
-    for number, group in groupby(shown, key=itemgetter(0)):
-        traced = [_trace(decoder, work, settings, max_new_tokens, positions_per_batch) for _, work in group]
-        _write(manifest, shard_name(number), settings, traced)
-    _report(manifest, len(skipped), len(todo), time.monotonic() - start)
-    return folder
+    for _ in track(_collected(plan, manifest, todo), texts, "collecting") if todo else ():
+        pass
+    _report(manifest, len(mine) - len(todo), len(todo), time.monotonic() - start)
 
 
-def _trace(
-    decoder: SpeculativeDecoder, work: Work, settings: TraceSettings, max_new_tokens: int, positions_per_batch: int
-) -> TracedText:
-    """Let the target write one text, and trace it."""
-    seed = sequence_seed(settings.seed, work.prompt.prompt_id, work.sample)
-    written = decoder.generate(
-        list(work.prompt_ids),
-        max_new_tokens=max_new_tokens,
-        temperature=settings.temperature,
-        sample_top_k=settings.sample_top_k,
-        sample_top_p=settings.sample_top_p,
-        seed=seed,
-    ).token_ids
-    token_ids = [*work.prompt_ids, *written]
-    confidences, ranks = trace_sequence(
-        decoder.pair,
-        token_ids,
-        len(work.prompt_ids),
-        max_depth=settings.max_depth,
-        top_k=settings.top_k,
-        tree_size=settings.tree_size,
-        positions_per_batch=positions_per_batch,
-    )
-    censored = np.zeros(len(confidences), dtype=np.bool_)
-    if written[-1] not in decoder.pair.eos_token_ids:
-        positions = len(work.prompt_ids) + np.arange(len(confidences))
-        censored = np.asarray(near_cut(positions, len(token_ids), settings.max_depth))
-    return TracedText(work, token_ids, seed, confidences, ranks, censored)
+def _collected(plan: Plan, manifest: Manifest, todo: Sequence[int]) -> Iterator[None]:
+    """Make parts; yields as often as a text is done or skipped."""
+    for number in todo:
+        written, skipped = plan.texts(number)
+        yield from (None for _ in skipped)
+        traced = []
+        for text in written:
+            traced.append(plan.trace(text))
+            yield
+        _write(plan, manifest, part_name(number), traced, skipped)
 
 
-def _write(manifest: Manifest, name: str, settings: TraceSettings, traced: Sequence[TracedText]) -> None:
-    """Write one shard and record it."""
-    folder, about = manifest.folder, asdict(settings)
-    write_parquet(folder / "sequences" / f"{name}.parquet", sequences_table(traced, settings), "sequences", about)
-    write_parquet(folder / "trace" / f"{name}.parquet", trace_table(traced, settings), "trace", about)
-    rows = sum(len(text.confidences) for text in traced)
-    manifest.finish(name, {"rows": rows, "sequences": len(traced)})
+def _write(
+    plan: Plan, manifest: Manifest, part: str, texts: Sequence[TracedText], skipped: Sequence[Skipped]
+) -> None:
+    """Write one part and record it."""
+    about = asdict(plan.settings)
+    tables = {"sequences": sequences_table(texts, plan.settings), "trace": trace_table(texts, plan.settings)}
+    files = {
+        f"{kind}/{part}.parquet": manifest.store.write_parquet(f"{kind}/{part}.parquet", table, kind, about)
+        for kind, table in tables.items()
+    }
+    entry: dict[str, Any] = {
+        "rows": len(tables["trace"]),
+        "sequences": len(texts),
+        "skipped": [asdict(one) for one in skipped],
+        "files": plain(files),
+    }
+    if plan.settings.source == "texts":
+        entry["judged"] = {
+            "tokens": sum(len(text.text.completion_ids) for text in texts),
+            "greedy": sum(text.greedy for text in texts),
+            "improbable": sum(text.improbable for text in texts),
+        }
+        _doubt_texts(part, entry["judged"], plan.improbable)
+    _doubt_head(plan, part, texts)
+    manifest.finish(part, entry)
 
 
-def _report(manifest: Manifest, skipped: int, new_shards: int, seconds: float) -> None:
+def _doubt_texts(part: str, judged: Mapping[str, int], threshold: float) -> None:
+    share = judged["improbable"] / max(judged["tokens"], 1)
+    if share > threshold:
+        log.warning(
+            "%s: %.1f %% of the given tokens have a probability below 1e-6 under this target (%.1f %% are its greedy "
+            "choice): did another model write them, or with another prompt format?",
+            part,
+            100 * share,
+            100 * judged["greedy"] / judged["tokens"],
+        )
+
+
+def _doubt_head(plan: Plan, part: str, texts: Sequence[TracedText]) -> None:
+    first = np.concatenate([text.ranks[:, 0, 0] for text in texts] or [np.empty(0, np.uint16)])
+    share = float((first != NO_RANK).mean()) if len(first) else 1.0
+    if share < FOREIGN_HEAD:
+        log.warning(
+            "%s: only %.1f %% of the tokens are among the %d children that the head would verify after one call: "
+            "does %s belong to %s?",
+            part,
+            100 * share,
+            plan.settings.tree_size - 1,
+            plan.settings.draft,
+            plan.settings.target,
+        )
+
+
+def _report(manifest: Manifest, old: int, new: int, seconds: float) -> None:
     """Say what there is now."""
-    rows = sum(entry["rows"] for entry in manifest.shards.values())
-    sequences = sum(entry["sequences"] for entry in manifest.shards.values())
-    old = len(manifest.shards) - new_shards
-    print(
-        f"{manifest.folder}: {rows:,} positions of {sequences:,} texts"
-        + (f", {skipped} prompts skipped as too long (listed in manifest.json)" if skipped else "")
-        + f"; {new_shards} shards in {seconds:.0f} s"
-        + (f", {old} were done before" if old else "")
-    )
+    found = DataSet.read(manifest.store, "traces")
+    skipped = [*found.settings["skipped"], *(one for entry in found.parts.values() for one in entry["skipped"])]
+    told = [f"{found.rows:,} positions of {sum(entry['sequences'] for entry in found.parts.values()):,} texts"]
+    if skipped:
+        told.append(f"{len(skipped)} prompts skipped as too long (listed in {manifest.name})")
+    told.append(f"{new} parts in {seconds:.0f} s" + (f", {old} were done before" if old else ""))
+    if not found.complete:
+        told.append(f"{found.parts_total - len(found.parts)} of {found.parts_total} parts are left to other shards")
+    judged = [entry["judged"] for entry in found.parts.values() if "judged" in entry]
+    if judged:
+        tokens, greedy, improbable = (sum(one[key] for one in judged) for key in ("tokens", "greedy", "improbable"))
+        told.append(
+            f"of {tokens:,} given tokens {greedy / tokens:.1%} are the target's greedy choice, "
+            f"{improbable / tokens:.2%} have a probability below 1e-6"
+        )
+    print(f"{manifest.store.place}: {'; '.join(told)}")

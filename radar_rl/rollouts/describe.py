@@ -25,7 +25,7 @@ class Description:
 
     Attributes:
         settings: what the trace was made with; ``tree_size`` is the one described.
-        parts, parts_total: shards that are finished, and shards there will be.
+        parts, parts_total: parts that are finished, and parts there will be.
         counts: per task: ``texts``, ``prompts``, ``rows`` (root tokens), ``censored`` ones of them, ``prompt_tokens``,
             ``completion_tokens``.
         lengths: per task and static ``depth``: ``tau``, the tokens ``emitted`` per round over the ``rounds`` of exact
@@ -44,7 +44,7 @@ class Description:
 
 
 def describe(*, traces: str, tree_size: int | None) -> Description:
-    """The verb ``describe``: read a trace shard by shard, print what it holds.
+    """The verb ``describe``: read a trace part by part, print what it holds.
 
     Args:
         traces: folder of a collected trace.
@@ -65,7 +65,7 @@ def describe(*, traces: str, tree_size: int | None) -> Description:
 
 
 def description(path: str | Path, *, tree_size: int | None = None) -> Description:
-    """Describe a collected trace; one shard at a time is in memory.
+    """Describe a collected trace; one part at a time is in memory.
 
     Raises:
         TraceError: the folder holds no trace, or a file is damaged.
@@ -141,7 +141,7 @@ def print_description(described: Description, path: str | Path, console: Console
     """Print counts, τ by stopping depth and acceptance by level, per task."""
     made = described.settings
     pair = f"{made.target.partition('@')[0]} + {made.draft.partition('@')[0]}"
-    console.print(f"{path}: {described.parts} of {described.parts_total} shards · {pair}", soft_wrap=True)
+    console.print(f"{path}: {described.parts} of {described.parts_total} parts · {pair}", soft_wrap=True)
     table = Table("task")
     for name in described.counts.columns[1:]:
         table.add_column(name.replace("_", " "), justify="right")

@@ -10,11 +10,13 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from radar_rl.errors import TraceError
-from radar_rl.rollouts.storage import METADATA_KEY, Manifest, read_parquet
+from radar_rl.rollouts.manifest import DataSet
+from radar_rl.rollouts.storage import METADATA_KEY
 from radar_rl.rollouts.trace import Sequences, Trace, TraceSettings, accepted_tokens
 
 SEQUENCE_COLUMNS = ["sequence_id", "task", "prompt_id", "token_ids", "prompt_length"]
@@ -35,7 +37,7 @@ def load_trace(
     """Load a collected trace, or some of its texts: at max_depth 8 and top_k 10 each row takes 177 bytes of memory.
 
     Args:
-        path: the folder that ``radar-rl collect`` wrote; only finished shards are read.
+        path: the folder that ``radar-rl collect`` wrote, or its URI; only finished parts are read.
         tree_size: nodes verified, root included; None: the collected ones, the most there can be. The trace then is the
             one that collecting with this size gives.
         widen_first_level: after call 1 verify ``tree_size - 1`` children instead of ``top_k`` (RADAR).
@@ -44,8 +46,8 @@ def load_trace(
             take no memory.
 
     Raises:
-        TraceError: the folder holds no trace, a file is damaged, files were made with different settings, a setting is
-            not the expected one, or ``tree_size`` is out of range.
+        TraceError: the folder holds no trace, a file is truncated or altered, files were made with different settings,
+            a setting is not the expected one, or ``tree_size`` is out of range.
     """
     found = _traces(path)
     made_with = _settings(found)
@@ -54,7 +56,7 @@ def load_trace(
             raise TraceError(
                 f"{path}: made with {key}={getattr(made_with, key)!r}, expected {value!r}; collect with that setting"
             )
-    depth, rows = made_with.max_depth, sum(entry["rows"] for entry in found.shards.values())
+    depth, rows = made_with.max_depth, found.rows
     # Room for all rows at once: what nothing is written to takes no memory.
     sequence, position = np.empty(rows, np.int32), np.empty(rows, np.int32)
     confidences = np.empty((rows, depth, made_with.top_k), np.float16)
@@ -75,7 +77,7 @@ def load_trace(
         length=np.concatenate([part.length for part in texts]),
     )
     if len(set(sequences.sequence_id)) != len(sequences):
-        raise TraceError(f"{path}: a sequence_id occurs twice: a shard's files were copied under a second name")
+        raise TraceError(f"{path}: a sequence_id occurs twice: a part's files were copied under a second name")
     return Trace(
         settings=_read_for(made_with, tree_size),
         sequences=sequences,
@@ -91,26 +93,26 @@ def load_trace(
 def trace_parts(
     path: str | Path, *, tree_size: int | None = None, widen_first_level: bool = False, keep: Keep | None = None
 ) -> Iterator[Trace]:
-    """A collected trace, one finished shard after the other; arguments and errors as ``load_trace``."""
+    """A collected trace, one finished part after the other; arguments and errors as ``load_trace``."""
     found = _traces(path)
     made_with = _settings(found)
     settings = _read_for(made_with, tree_size)
-    for name in found.shards:
+    for name in found.parts:
         table = _table(found, "trace", name, made_with, TRACE_COLUMNS)
         texts = _table(found, "sequences", name, made_with, SEQUENCE_COLUMNS)
-        yield _part(name, settings, widen_first_level, table, texts, keep)
+        yield _part(found.store.show(name), settings, widen_first_level, table, texts, keep)
 
 
-def _traces(path: str | Path) -> Manifest:
-    """The finished shards of a trace, of which there must be some."""
-    found = Manifest.read(Path(path), "traces")
-    if not found.shards:
-        raise TraceError(f"{path}: no shard is finished; run the same radar-rl collect again")
+def _traces(path: str | Path) -> DataSet:
+    """The finished parts of a trace, of which there must be some."""
+    found = DataSet.read(path, "traces")
+    if not found.parts:
+        raise TraceError(f"{path}: no part is finished; run the same radar-rl collect again")
     return found
 
 
-def _settings(found: Manifest) -> TraceSettings:
-    """What a trace was made with: those of the manifest's settings that its files carry too."""
+def _settings(found: DataSet) -> TraceSettings:
+    """What a trace was made with: those of a manifest's settings that its files carry too."""
     return TraceSettings(**{name: found.settings[name] for name in TraceSettings.__dataclass_fields__})
 
 
@@ -122,20 +124,17 @@ def _read_for(made_with: TraceSettings, tree_size: int | None) -> TraceSettings:
     return replace(made_with, tree_size=size)
 
 
-def _table(found: Manifest, kind: str, name: str, made_with: TraceSettings, columns: list[str]) -> pa.Table:
-    """One file of a trace, checked against the manifest."""
-    path = found.folder / kind / f"{name}.parquet"
-    table, settings = read_parquet(path, kind, columns)
-    _check_settings(str(path), settings, made_with)
-    expected = found.shards[name]["rows" if kind == "trace" else "sequences"]
-    if len(table) != expected:
-        raise TraceError(f"{path}: holds {len(table)} rows, the manifest says {expected}; it was altered")
+def _table(found: DataSet, kind: str, name: str, made_with: TraceSettings, columns: list[str]) -> pa.Table:
+    """One file of a trace, checked against its manifest."""
+    file = f"{kind}/{name}.parquet"
+    table, settings = found.store.read_parquet(file, kind, columns, found.parts[name]["files"][file])
+    _check_settings(found.store.show(file), settings, made_with)
     return table
 
 
 def _check_settings(file: str, settings: Mapping[str, Any], made_with: TraceSettings) -> None:
     """Refuse a file made with other settings than the rest, and say which."""
-    wanted = asdict(made_with)
+    wanted = json.loads(json.dumps(asdict(made_with)))
     differences = [
         f"{key} {settings.get(key)!r} instead of {wanted.get(key)!r}"
         for key in sorted(set(settings) | set(wanted))
@@ -155,7 +154,7 @@ def _flat(column: pa.ChunkedArray) -> NDArray[Any]:
 def _part(
     name: str, settings: TraceSettings, widen_first_level: bool, table: pa.Table, sequences: pa.Table, keep: Keep | None
 ) -> Trace:
-    """One shard as a trace, checked: the rows must be exactly the roots of its sequences, in order."""
+    """One part as a trace, checked: the rows must be exactly the roots of its sequences, in order."""
     texts = Sequences(
         sequence_id=sequences["sequence_id"].to_pylist(),
         task=sequences["task"].to_pylist(),
@@ -173,14 +172,14 @@ def _part(
         or not np.array_equal(table["position"].to_numpy(), position)
         or (expected_ids is not None and not table["sequence_id"].combine_chunks().equals(expected_ids))
     ):
-        raise TraceError(f"shard {name}: rows are missing, doubled or out of order; it was altered")
+        raise TraceError(f"{name}: rows are missing, doubled or out of order; it was altered")
     depth, top_k = settings.max_depth, settings.top_k
     if len(table) == 0:
         confidences, ranks = np.empty(0, np.float16), np.empty(0, np.uint16)
     else:
         confidences, ranks = _flat(table["confidences"]), _flat(table["ranks"])
     if np.isnan(confidences).any():
-        raise TraceError(f"shard {name}: confidences hold NaN; it was altered, or the draft head is damaged")
+        raise TraceError(f"{name}: confidences hold NaN; it was altered, or the draft head is damaged")
     accepted = accepted_tokens(
         ranks.reshape(-1, depth, depth),
         texts.length[sequence] - 1 - position,
@@ -202,29 +201,29 @@ def _part(
 
 
 def trace_settings(path: str | Path) -> TraceSettings:
-    """What the trace in a folder was made with, by its manifest.
+    """What the trace in a folder was made with.
 
     Raises:
-        TraceError: the folder holds no trace.
+        TraceError: the folder holds no trace, or its manifests disagree.
     """
     return _settings(_traces(path))
 
 
 def data_set_size(path: str | Path) -> tuple[int, int]:
-    """Shards of a collected trace that are finished, and shards there will be.
+    """Parts of a collected trace that are finished, and parts there will be.
 
     Raises:
         TraceError: the folder holds no trace.
     """
     found = _traces(path)
-    return len(found.shards), found.shards_total
+    return len(found.parts), found.parts_total
 
 
 def read_traces(path: str | Path) -> pl.LazyFrame:
     """Scan a collected trace without loading it: of the files, only the footers are read here.
 
     Args:
-        path: the folder that ``radar-rl collect`` wrote; only finished shards are read.
+        path: the folder that ``radar-rl collect`` wrote, or its URI; only finished parts are read.
 
     Returns:
         One row a root token, those of a text one after the other:
@@ -268,53 +267,63 @@ def read_traces(path: str | Path) -> pl.LazyFrame:
     )
 
 
-def _scan(found: Manifest, kind: str, made_with: TraceSettings) -> pl.LazyFrame:
-    """The files of one kind, lazily; their footers must agree.
+def _scan(found: DataSet, kind: str, made_with: TraceSettings) -> pl.LazyFrame:
+    """The files of one kind, lazily, wherever they lie; their footers must agree.
 
     Raises:
         TraceError: a file is missing or damaged, or has other columns or settings than the rest; names it.
     """
-    paths = [found.folder / kind / f"{name}.parquet" for name in found.shards]
+    store, files = found.store, found.files(kind)
     first: pa.Schema | None = None
-    for path in paths:
+    for file in files:
         try:
-            schema = pq.read_schema(path)
+            schema = pq.read_schema(store.path(file), filesystem=store.filesystem)
         except (OSError, pa.ArrowException) as error:
-            raise TraceError(f"{path}: missing or damaged ({error})") from error
+            raise TraceError(f"{store.show(file)}: missing or damaged ({error})") from error
         about = json.loads((schema.metadata or {}).get(METADATA_KEY, b'{"settings": {}}'))
-        _check_settings(str(path), about["settings"], made_with)
+        _check_settings(store.show(file), about["settings"], made_with)
         first = schema if first is None else first
         if not schema.equals(first):
             others = sorted({str(field) for field in set(schema) ^ set(first)})
-            raise TraceError(f"{path}: other columns than {paths[0].name} has: {', '.join(others)}")
-    return pl.scan_parquet(paths)
+            raise TraceError(f"{store.show(file)}: other columns than {files[0]} has: {', '.join(others)}")
+    paths = [store.path(file) for file in files]
+    if store.local is not None:
+        return pl.scan_parquet(paths)
+    return pl.scan_pyarrow_dataset(pads.dataset(paths, filesystem=store.filesystem, format="parquet"))
+
+
+def data_digest(path: str | Path) -> str:
+    """Hash of collected traces or logged rollouts: equal digests mean equal data.
+
+    Raises:
+        TraceError: the folder holds neither.
+    """
+    return DataSet.read(path).digest
 
 
 def load_rollouts(path: str | Path) -> pl.DataFrame:
     """Load logged rollouts, in the order in which they were made.
 
     Args:
-        path: the folder that ``radar-rl rollout`` wrote.
+        path: the folder that ``radar-rl rollout`` wrote, or its URI.
 
     Returns:
         One row a transition; columns as ``radar_rl.rollouts.columns.rollouts_schema`` describes them.
 
     Raises:
-        TraceError: the folder holds no rollouts, they are not finished, or a file is damaged.
+        TraceError: the folder holds no rollouts, they are not finished, or a file is truncated or altered.
     """
-    folder = Path(path)
-    manifest = Manifest.read(folder, "rollouts")
-    if not manifest.complete:
-        raise TraceError(f"{folder}: the rollouts are not finished; run the same radar-rl rollout again")
+    found = DataSet.read(path, "rollouts")
+    if not found.complete or not found.parts:
+        raise TraceError(f"{path}: the rollouts are not finished; run the same radar-rl rollout again")
     tables = []
-    for name, entry in manifest.shards.items():
-        table, _ = read_parquet(folder / "rollouts" / f"{name}.parquet", "rollouts")
-        if len(table) != entry["rows"]:
-            raise TraceError(f"{folder}: shard {name} holds {len(table)} rows, the manifest says {entry['rows']}")
+    for name, entry in found.parts.items():
+        file = f"rollouts/{name}.parquet"
+        table, _ = found.store.read_parquet(file, "rollouts", record=entry["files"][file])
         tables.append(pl.DataFrame(table))
     return pl.concat(tables)
 
 
 def rollout_settings(path: str | Path) -> dict[str, Any]:
     """What rollouts were made with: policy, environment, models, observation ``spec``, ``hardware`` and ``reward``."""
-    return Manifest.read(Path(path), "rollouts").settings
+    return DataSet.read(path, "rollouts").settings

@@ -1,36 +1,39 @@
-"""``radar-rl rollout``: let one policy act in an environment, live or replay, and log every transition."""
+"""``radar-rl rollout``: let one policy act on texts, live or replayed, and log every transition."""
 
 import hashlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from radar_rl.errors import ConfigError, InputError
+from radar_rl.errors import ConfigError, InputError, TraceError
+from radar_rl.policies.observation import ObservationSpec
 from radar_rl.policies.protocol import Policy
 from radar_rl.progress import track
-from radar_rl.rollouts.acting import Row, play
+from radar_rl.rollouts.acting import Columns, Slot, act_on, joined
+from radar_rl.rollouts.claim import claimed
 from radar_rl.rollouts.columns import rollouts_table
+from radar_rl.rollouts.live import LiveTexts
+from radar_rl.rollouts.manifest import Manifest, part_name
+from radar_rl.rollouts.payments import Payments
 from radar_rl.rollouts.reading import load_trace, trace_settings
 from radar_rl.rollouts.reward import Reward
-from radar_rl.rollouts.sessions import LiveTexts, ReplayTexts, Texts
+from radar_rl.rollouts.sessions import ReplayTexts, Texts
 from radar_rl.rollouts.split import held_out as is_held_out
-from radar_rl.rollouts.storage import Manifest, shard_name, write_parquet
-from radar_rl.rollouts.tasks import Prompt, digest, fitting, load_prompts
+from radar_rl.rollouts.storage import Store, plain
+from radar_rl.rollouts.tasks import Prompt, Skipped, fitting, load_prompts
 from radar_rl.runtime.artifact import check_pair, read_config
 from radar_rl.runtime.models import pair_from_config
 from radar_rl.runtime.named import policy_from_string
 from radar_rl.runtime.profiler import resolve_hardware
 from radar_rl.speculative.pair import Pair
 
-if TYPE_CHECKING:  # Gymnasium is needed by the verb, not by the package
-    from radar_rl.envs.base import DraftTreeBase
-
-EPISODES_PER_SHARD = 64
+TEXTS_PER_PART = 64
 
 
 def rollout(
@@ -46,7 +49,9 @@ def rollout(
     split: str = "eval",
     data_dir: str | None = None,
     limit: int | None = None,
+    samples: int = 1,
     episodes: int | None = None,
+    batch: int = 1,
     hardware: str | None = None,
     temperature: float = 0.0,
     sample_top_k: int = 0,
@@ -59,11 +64,15 @@ def rollout(
     subset: Literal["all", "train", "held_out"] = "all",
     held_out: float = 0.3,
     allow_other_pair: bool = False,
-) -> Path:
-    """Log what one policy does. An episode is one text.
+) -> str:
+    """Log what one policy does. An episode is one text; a conversation has one for each of its turns.
+
+    What an episode's rows hold depends neither on the texts before it nor on those beside it, measured seconds apart:
+    an interrupted run goes on where it stopped, and one with more prompts, samples or episodes adds what is missing. A
+    policy that ``remembers`` earlier texts starts again instead.
 
     Args:
-        out: folder to write: ``rollouts/`` and ``manifest.json``.
+        out: folder to write, or a URI that pyarrow knows: ``rollouts/`` and a manifest.
         env: ``live`` decodes with the pair, and logs measured seconds; ``replay`` walks over a trace, and logs those
             of the hardware profile. Rewards use the profile in both, so the rest of the rows is the same.
         policy: a rule (``static:D``, ``threshold:P``, ``random:P``) or a folder with a trained or exported policy.
@@ -71,7 +80,10 @@ def rollout(
         reward: kind and parameters; a rate of None is 1 / the profile's ``autoregressive_seconds``.
         traces: folder of the trace to replay.
         tasks, task, split, data_dir, limit: prompts of a live rollout, see ``load_prompts``.
-        episodes: texts to act on, from the first on and round again; None takes each once.
+        samples: conversations per prompt of a live rollout.
+        episodes: texts to act on, from the first on and round again; None takes each once. One that its first token
+            ends, or that does not fit the context, has no transitions.
+        batch: texts decoded side by side.
         hardware: FILE or NAME of a profile; None measures this machine with the model.
         temperature, sample_top_k, sample_top_p: sampling of a live target, 0 is greedy.
         seed: of the policy and of a live target's sampling.
@@ -82,7 +94,7 @@ def rollout(
         allow_other_pair: let a policy run on another pair than it was trained with.
 
     Returns:
-        The folder.
+        ``out``.
 
     Raises:
         ConfigError: an argument is out of range or missing.
@@ -91,18 +103,22 @@ def rollout(
     """
     if env == "replay" and traces is None:
         raise ConfigError("env=replay needs traces=DIR, the folder that radar-rl collect wrote")
-    if episodes is not None and episodes < 1:
-        raise ConfigError(f"episodes: expected at least 1, got {episodes}")
+    for name, value in {"episodes": episodes, "batch": batch, "samples": samples}.items():
+        if value is not None and value < 1:
+            raise ConfigError(f"{name}: expected at least 1, got {value}")
     decides = policy_from_string(policy, seed=seed)
     shape = {"max_depth": max_depth, "top_k": top_k, "tree_size": tree_size}
     texts: Texts
+    skipped: list[Skipped] = []
     if env == "replay" and traces is not None:
         texts, origin = _replayed(traces, subset, held_out, **shape)
     else:
         prompts = load_prompts(tasks, path=task.get("path"), split=split, data_dir=data_dir, limit=limit)
         sampling = {"temperature": temperature, "sample_top_k": sample_top_k, "sample_top_p": sample_top_p}
         made_with: dict[str, Any] = {"max_new_tokens": max_new_tokens, "seed": seed} | shape | sampling
-        texts, origin = _decoded(pair_from_config(model), prompts, subset, held_out, made_with)
+        pair = pair_from_config(model)
+        texts, skipped = _decoded(pair, prompts, samples, subset, held_out, made_with)
+        origin = {"target": pair.target_identity, "draft": pair.draft_identity} | made_with
     made_by = origin.get("trace", origin)
     if Path(policy).is_dir():
         check_pair(read_config(policy), made_by["target"], made_by["draft"], allow_other_pair)
@@ -111,36 +127,47 @@ def rollout(
         raise ConfigError(
             f"policy {policy}: observes max_depth {seen.max_depth} and top_k {seen.top_k}, got {max_depth} and {top_k}"
         )
-    folder = Path(out)
+    store = Store.at(out)
+    if store.local is None and hardware is None:
+        raise ConfigError(f"out={out}: a profile measured here is kept on this machine; give hardware=FILE or NAME")
+    measured = (store.local or Path()) / "hardware.json"
     profile = resolve_hardware(
-        hardware, folder / "hardware.json", model, made_by=made_by, allow_other_pair=allow_other_pair, **shape
+        hardware, measured, model, made_by=made_by, allow_other_pair=allow_other_pair, **shape
     )
     alone = profile.autoregressive_seconds
     earned = Reward.from_mapping(reward, 1 / alone if alone else None)
-
-    from radar_rl.envs.base import DraftTreeBase
-
-    environment = DraftTreeBase(texts, hardware=profile, reward=earned, episode="sequence", spec=None)
+    spec = ObservationSpec(max_depth, top_k)
     about = {
         "env": env,
         "policy": policy,
         "policy_digest": _weights_digest(policy),
         "seed": seed,
-        "episodes": episodes,
+        "batch": batch,
         "subset": subset,
         "held_out": held_out,
-        "spec": environment.observation_spec.to_json(),
+        "spec": spec.to_json(),
         "hardware": asdict(profile),
         "reward": asdict(earned),
     }
-    total = len(texts) if episodes is None else episodes
-    manifest = Manifest.open(folder, "rollouts", about | shape | origin, -(-total // EPISODES_PER_SHARD))
-    if manifest.complete:
-        print(f"{folder}: these rollouts are there already")
-        return folder
-    manifest.shards.clear()  # a policy may remember earlier episodes, so an interrupted run starts again
-    _log(environment, decides, manifest, episodes)
-    return folder
+    slots = [Slot(i % len(texts), i // len(texts)) for i in range(episodes or len(texts))]
+    payments = Payments.of(profile, earned, **shape)
+    with claimed(store, Manifest(store, "rollouts", {}, 0).claim):
+        log = RolloutLog(store, about | shape | origin, decides)
+        todo = log.missing(texts, slots)
+        if not todo:
+            print(f"{store.place}: these rollouts are there already")
+            return out
+        size = batch * max(1, TEXTS_PER_PART // batch)  # whole batches, so that a run that goes on makes the same ones
+        parts = [todo[first : first + size] for first in range(0, len(todo), size)]
+        log.expect(len(parts))
+        start = time.monotonic()
+        acted = act_on(texts, todo, decides, spec=spec, payments=payments, batch=batch, episode=log.episodes)
+        batches = track(acted, -(-len(todo) // batch), "rolling out")
+        for part in parts:
+            columns = joined(islice(batches, -(-len(part) // batch)))
+            log.add(texts, part, columns, skipped + (texts.skipped if isinstance(texts, LiveTexts) else []))
+        print(f"{store.place}: {log.told()}; policy {decides.name}, {time.monotonic() - start:.0f} s")
+    return out
 
 
 def _replayed(
@@ -149,30 +176,17 @@ def _replayed(
     """Texts of a trace, and where they come from."""
     trace = load_trace(traces, tree_size=tree_size, expect={"top_k": top_k})
     trace = trace.select(_chosen(trace.sequences.prompt_id, subset, held_out))
-    texts = trace.sequences
-    lengths = zip(texts.prompt_length.tolist(), texts.length.tolist(), strict=True)
-    origin = {
-        "trace": asdict(trace_settings(traces)),
-        "texts_digest": digest(zip(texts.sequence_id, lengths, strict=True)),
-    }
-    return ReplayTexts(trace, max_depth=max_depth), origin
+    return ReplayTexts(trace, max_depth=max_depth), {"trace": asdict(trace_settings(traces))}
 
 
 def _decoded(
-    pair: Pair, prompts: Sequence[Prompt], subset: str, held_out: float, made_with: Mapping[str, Any]
-) -> tuple[LiveTexts, dict[str, Any]]:
-    """Texts that a pair is to decode, and where they come from."""
+    pair: Pair, prompts: Sequence[Prompt], samples: int, subset: str, held_out: float, made_with: Mapping[str, Any]
+) -> tuple[LiveTexts, list[Skipped]]:
+    """Texts that a pair is to decode, and the prompts that do not fit."""
     encoded, skipped = fitting(pair, prompts, made_with["max_new_tokens"])
     kept = _chosen([prompt.prompt_id for prompt, _ in encoded], subset, held_out)
-    texts = LiveTexts(pair, [prompt for (prompt, _), keep in zip(encoded, kept, strict=True) if keep], **made_with)
-    names = [f"{prompt.task}/{prompt.prompt_id}" for prompt in texts.prompts]
-    origin = {
-        "target": pair.target_identity,
-        "draft": pair.draft_identity,
-        "texts_digest": digest(zip(names, texts.prompt_ids, strict=True)),
-        "skipped": skipped,
-    }
-    return texts, origin | dict(made_with)
+    chosen = [prompt for (prompt, _), keep in zip(encoded, kept, strict=True) if keep]
+    return LiveTexts(pair, chosen, samples=samples, **made_with), skipped
 
 
 def _weights_digest(policy: str) -> str | None:
@@ -194,32 +208,90 @@ def _chosen(prompt_ids: Sequence[str], subset: str, fraction: float) -> NDArray[
     return chosen[subset]
 
 
-def _log(environment: "DraftTreeBase", policy: Policy, manifest: Manifest, episodes: int | None) -> None:
-    """Play episode after episode, write them in shards, and say what came out."""
-    total = len(environment.texts) if episodes is None else episodes
-    rows: list[Row] = []
-    number = count = emitted = 0
-    start = time.monotonic()
+class RolloutLog:
+    """The rollouts of a folder: which texts were acted on, and what is added. The one place that stores them.
 
-    def write() -> None:
-        nonlocal rows
-        table = rollouts_table(rows, environment.observation_spec.size)
-        name = shard_name(len(manifest.shards))
-        path = manifest.folder / "rollouts" / f"{name}.parquet"
-        write_parquet(path, table, "rollouts", manifest.settings)
-        manifest.finish(name, {"rows": len(rows), "episodes": rows[-1]["episode"] - rows[0]["episode"] + 1})
-        rows = []
+    Each part's entry in the manifest names the texts it covers, so that those not done yet can be told whatever the
+    order in which they are asked for.
 
-    for number, played in enumerate(track(play(environment, policy, episodes), total, "rolling out")):
-        rows.extend(played)
-        count, emitted = count + len(played), emitted + sum(row["emitted"] for row in played)
-        if (number + 1) % EPISODES_PER_SHARD == 0:
-            write()
-    if rows:
-        write()
-    manifest.shards_total = len(manifest.shards)
-    manifest.save()
-    print(
-        f"{manifest.folder}: {count:,} transitions of {number + 1:,} texts, {emitted:,} tokens; "
-        f"policy {policy.name}, {time.monotonic() - start:.0f} s"
-    )
+    Args:
+        store: where.
+        settings: what determines the rows of a text.
+        policy: one that ``remembers`` does not go on: its part of an incomplete folder is made again.
+
+    Raises:
+        TraceError: the folder holds rollouts made with other settings.
+    """
+
+    def __init__(self, store: Store, settings: Mapping[str, Any], policy: Policy) -> None:
+        self.manifest = Manifest.open(store, "rollouts", settings, 0)
+        self._remembers = getattr(policy, "remembers", False)
+        self._observation_size = ObservationSpec.from_json(settings["spec"]).size
+
+    @property
+    def episodes(self) -> int:
+        """Episodes logged."""
+        return self._total("episodes")
+
+    def missing(self, texts: Texts, slots: Sequence[Slot]) -> list[Slot]:
+        """Those of the texts that have not been acted on yet, in order.
+
+        Raises:
+            TraceError: a text of the same name was another one.
+        """
+        done = {name: what for entry in self._entries() for name, what in entry["texts"].items()}
+        wanted = {slot.name(texts): slot for slot in slots}
+        for name in wanted.keys() & done.keys():
+            if done[name] != texts.fingerprint(wanted[name].index):
+                raise TraceError(
+                    f"{self.manifest.store.place}: {name} was another text when it was logged (its prompt was changed, "
+                    "or the trace was collected anew); choose another out="
+                )
+        todo = [slot for name, slot in wanted.items() if name not in done]
+        if todo and done and self._remembers:
+            print(f"{self.manifest.store.place}: the policy remembers earlier texts, so all are made again")
+            self.manifest.parts.clear()
+            return list(slots)
+        return todo
+
+    def expect(self, parts: int) -> None:
+        """Say how many parts are to come: until they are there, the folder is not complete."""
+        self.manifest.parts_total = len(self.manifest.parts) + parts
+        self.manifest.save()
+
+    def add(self, texts: Texts, slots: Sequence[Slot], columns: Columns, skipped: Sequence[Skipped]) -> None:
+        """Write a part.
+
+        Args:
+            slots: the texts it covers.
+            columns: their rows.
+            skipped: texts that could not be made; those that no part lists yet are listed in its entry.
+        """
+        table = rollouts_table(columns, self._observation_size)
+        name = part_name(len(self.manifest.parts))
+        file = f"rollouts/{name}.parquet"
+        written = {file: self.manifest.store.write_parquet(file, table, "rollouts", self.manifest.settings)}
+        listed = [one for entry in self._entries() for one in entry["skipped"]]
+        entry = {
+            "rows": len(table),
+            "episodes": len(np.unique(columns["episode"])) if columns else 0,
+            "emitted": int(columns["emitted"].sum()) if columns else 0,
+            "texts": {slot.name(texts): texts.fingerprint(slot.index) for slot in slots},
+            "skipped": [asdict(one) for one in skipped if asdict(one) not in listed],
+            "files": plain(written),
+        }
+        self.manifest.finish(name, entry)
+
+    def told(self) -> str:
+        """What there is, in words."""
+        skipped = sum(len(entry["skipped"]) for entry in self._entries())
+        return (
+            f"{self._total('rows'):,} transitions of {self.episodes:,} texts, {self._total('emitted'):,} tokens"
+            + (f"; {skipped} texts skipped as too long (listed in {self.manifest.name})" if skipped else "")
+        )
+
+    def _entries(self) -> Iterable[dict[str, Any]]:
+        return self.manifest.parts.values()
+
+    def _total(self, count: str) -> int:
+        return sum(entry[count] for entry in self._entries())

@@ -3,20 +3,15 @@
 The environments and the rollouts do not know which of the two they have: same texts, same rounds, same numbers.
 """
 
-import hashlib
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from radar_rl.errors import InputError, TraceError
-from radar_rl.rollouts.tasks import Prompt
+from radar_rl.errors import TraceError
 from radar_rl.rollouts.trace import Trace
-from radar_rl.speculative.pair import Pair
-from radar_rl.speculative.session import SpeculativeSession
 from radar_rl.speculative.state import DraftState
 
 
@@ -48,6 +43,40 @@ class TextSession(Protocol):
         """Of a finished text: whether ``position`` is near an end that length, not eos, made."""
 
 
+class TextBatch(Protocol):
+    """Texts being decoded side by side, round by round, until none is active.
+
+    Attributes:
+        seconds: measured seconds of the newest draft call or verification, None where nothing is measured.
+    """
+
+    seconds: float | None
+
+    @property
+    def active(self) -> list[int]:
+        """Those that have not ended, as numbers among the texts that were opened."""
+
+    def begin(self) -> list[DraftState]:
+        """Start a round; makes draft call 1. The state of each active text."""
+
+    def draft(self, rows: Sequence[int]) -> list[DraftState]:
+        """Make one more draft call for some of the active texts, all of which have continued so far; their states."""
+
+    def verify(self) -> list[Outcome]:
+        """End the round; what it brought each text that was active."""
+
+    def censored(self, number: int, positions: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Of a finished text: which ``positions`` [n] are near an end that length, not eos, made: [n]."""
+
+
+class TextName(NamedTuple):
+    """Whose text it is, and what tells it apart: ``sequence_id``, as the ``sequences`` of a trace have it."""
+
+    task: str
+    prompt_id: str
+    sequence_id: str
+
+
 class Texts(Protocol):
     """Texts that can be decoded, each any number of times."""
 
@@ -58,132 +87,22 @@ class Texts(Protocol):
     def __len__(self) -> int:
         """How many there are."""
 
-    def name(self, index: int) -> tuple[str, str]:
-        """Task and prompt id of a text."""
+    def name(self, index: int) -> TextName:
+        """Task, prompt id and sequence id of a text."""
 
     def open(self, index: int) -> TextSession:
         """Begin a text; it is finished at once if its first token ends it."""
 
+    def fingerprint(self, index: int) -> str:
+        """What tells a text from another one of its name."""
 
-def sequence_seed(seed: int, prompt_id: str, sample: int) -> int:
-    """The sampling seed of one sequence, below 2⁶³: a stable hash, so that no two prompts share their noise."""
-    digest = hashlib.sha256(f"{seed}/{sample}/{prompt_id}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
+    def open_batch(self, indices: Sequence[int]) -> TextBatch:
+        """Begin texts side by side."""
 
 
 def near_cut(position: int | NDArray[np.int64], length: int, max_depth: int) -> bool | NDArray[np.bool_]:
     """Whether ``position`` is among the last ``max_depth`` of a text of ``length`` tokens (the last is no root)."""
     return position >= length - 1 - max_depth
-
-
-class LiveSession:
-    """A ``SpeculativeSession`` with a stopwatch.
-
-    Attributes:
-        draft_seconds: measured seconds of the newest draft call.
-        verify_seconds: measured seconds of the newest verification.
-    """
-
-    def __init__(self, session: SpeculativeSession) -> None:
-        self.session = session
-        self.draft_seconds = self.verify_seconds = 0.0
-
-    @property
-    def finished(self) -> bool:
-        """Whether the text has ended."""
-        return self.session.finished
-
-    def begin(self) -> DraftState:
-        """Start a round; makes draft call 1."""
-        start = time.perf_counter()
-        state = self.session.begin()
-        self.draft_seconds = time.perf_counter() - start
-        return state
-
-    def draft(self) -> DraftState:
-        """Make one more draft call."""
-        start = time.perf_counter()
-        state = self.session.draft()
-        self.draft_seconds = time.perf_counter() - start
-        return state
-
-    def verify(self) -> Outcome:
-        """End the round with one target forward."""
-        start = time.perf_counter()
-        done = self.session.verify()
-        self.verify_seconds = time.perf_counter() - start
-        return Outcome(done.accepted, len(done.emitted))
-
-    def censored(self, position: int) -> bool:
-        """Of a finished text: whether ``position`` is near an end that length, not eos, made."""
-        session = self.session
-        cut = session.token_ids[-1] not in session.pair.eos_token_ids
-        return cut and bool(near_cut(position, session.position + 1, session.max_depth))
-
-
-class LiveTexts:
-    """Prompts that a pair decodes.
-
-    Args:
-        pair: target and draft head.
-        prompts: what to decode.
-        max_new_tokens: length at which a text is cut.
-        max_depth, top_k, tree_size: draft calls, beam width, nodes verified (root included).
-        temperature, sample_top_k, sample_top_p: sampling of the target, 0 is greedy.
-        seed: each text's own seed derives from it, the prompt's id and sample number 0.
-
-    Raises:
-        InputError: there are no prompts, or one cannot be decoded; names it.
-    """
-
-    def __init__(
-        self,
-        pair: Pair,
-        prompts: Sequence[Prompt],
-        *,
-        max_new_tokens: int = 96,
-        max_depth: int = 8,
-        top_k: int = 10,
-        tree_size: int = 60,
-        temperature: float = 0.0,
-        sample_top_k: int = 0,
-        sample_top_p: float = 1.0,
-        seed: int = 0,
-    ) -> None:
-        if not prompts:
-            raise InputError("no prompts to decode")
-        self.pair, self.prompts, self.seed = pair, list(prompts), seed
-        self.max_new_tokens, self.max_depth, self.top_k, self.tree_size = max_new_tokens, max_depth, top_k, tree_size
-        self.temperature, self.sample_top_k, self.sample_top_p = temperature, sample_top_k, sample_top_p
-        self.prompt_ids = [prompt.encode(pair) for prompt in self.prompts]
-        for prompt, ids in zip(self.prompts, self.prompt_ids, strict=True):
-            try:
-                pair.check_prompt(ids, max_new_tokens)
-            except InputError as error:
-                raise InputError(f"{prompt.task}, prompt {prompt.prompt_id}: {error}") from error
-
-    def __len__(self) -> int:
-        return len(self.prompts)
-
-    def name(self, index: int) -> tuple[str, str]:
-        """Task and prompt id of a text."""
-        return self.prompts[index].task, self.prompts[index].prompt_id
-
-    def open(self, index: int) -> LiveSession:
-        """Prefill a prompt and emit the first token."""
-        session = SpeculativeSession(
-            self.pair,
-            self.prompt_ids[index],
-            max_new_tokens=self.max_new_tokens,
-            max_depth=self.max_depth,
-            top_k=self.top_k,
-            tree_size=self.tree_size,
-            temperature=self.temperature,
-            sample_top_k=self.sample_top_k,
-            sample_top_p=self.sample_top_p,
-            seed=sequence_seed(self.seed, self.prompts[index].prompt_id, 0),
-        )
-        return LiveSession(session)
 
 
 class ReplaySession:
@@ -228,6 +147,39 @@ class ReplaySession:
         return bool(trace.censored[last - (int(trace.position[last]) - position)])
 
 
+class LockStep:
+    """Texts of which each has a session of its own, led round by round together."""
+
+    seconds: float | None = None
+
+    def __init__(self, sessions: Sequence[TextSession]) -> None:
+        self.sessions = list(sessions)
+        self._members: list[int] = []
+
+    @property
+    def active(self) -> list[int]:
+        """Those that have not ended."""
+        return [number for number, session in enumerate(self.sessions) if not session.finished]
+
+    def begin(self) -> list[DraftState]:
+        """Start a round; makes draft call 1."""
+        self._members = self.active
+        return [self.sessions[number].begin() for number in self._members]
+
+    def draft(self, rows: Sequence[int]) -> list[DraftState]:
+        """Make one more draft call for some."""
+        return [self.sessions[self._members[row]].draft() for row in rows]
+
+    def verify(self) -> list[Outcome]:
+        """End the round."""
+        return [self.sessions[number].verify() for number in self._members]
+
+    def censored(self, number: int, positions: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Of a finished text: which positions are near an end that length, not eos, made."""
+        session = self.sessions[number]
+        return np.array([session.censored(int(position)) for position in positions], dtype=np.bool_)
+
+
 class ReplayTexts:
     """The texts of a trace.
 
@@ -258,10 +210,20 @@ class ReplayTexts:
     def __len__(self) -> int:
         return len(self.trace.sequences)
 
-    def name(self, index: int) -> tuple[str, str]:
-        """Task and prompt id of a text."""
-        return self.trace.sequences.task[index], self.trace.sequences.prompt_id[index]
+    def name(self, index: int) -> TextName:
+        """Task, prompt id and sequence id of a text."""
+        texts = self.trace.sequences
+        return TextName(texts.task[index], texts.prompt_id[index], texts.sequence_id[index])
+
+    def fingerprint(self, index: int) -> str:
+        """Where the text's completion begins and ends: what tells it from another of its name."""
+        texts = self.trace.sequences
+        return f"{texts.prompt_length[index]}-{texts.length[index]}"
 
     def open(self, index: int) -> ReplaySession:
         """Begin a text."""
         return ReplaySession(self, index)
+
+    def open_batch(self, indices: Sequence[int]) -> LockStep:
+        """Begin texts side by side."""
+        return LockStep([self.open(index) for index in indices])

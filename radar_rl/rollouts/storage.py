@@ -1,191 +1,216 @@
-"""Parquet files that are either whole or absent, and the manifest that says which are done.
+"""Files that are either whole or absent, in a folder of this machine or on any filesystem that pyarrow knows.
 
-Every file is written under a temporary name, synced and renamed, so a file under its final name is complete. The
-Parquet key/value ``radar_rl`` of each file holds its kind, the schema version, the code version and the settings.
+A file of a local folder is written under a temporary name, synced and renamed; an object store publishes an object when
+its upload is complete. So a file under its final name is whole. The Parquet key/value ``radar_rl`` of each file holds
+its kind, the schema version, the code version and the settings.
 """
 
+import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pyarrow import fs
 
 from radar_rl import __version__
 from radar_rl.errors import InputError, TraceError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 METADATA_KEY = b"radar_rl"
-MANIFEST = "manifest.json"
 
 
-def write_parquet(path: Path, table: pa.Table, kind: str, settings: Mapping[str, Any]) -> None:
-    """Write a table so that ``path`` is whole or absent, whenever the process dies.
+@dataclass(frozen=True)
+class FileRecord:
+    """What a manifest remembers of a file, to find it truncated or altered: rows, bytes and a checksum."""
 
-    Args:
-        path: where; its folder is made.
-        table: the rows.
-        kind: ``sequences``, ``trace`` or ``rollouts``.
-        settings: what the rows were made with, JSON-able.
+    rows: int
+    bytes: int
+    sha256: str
+
+
+class Store:
+    """A folder to read and write.
+
+    Attributes:
+        place: the folder as the user wrote it.
+        filesystem, folder: pyarrow's filesystem, and the folder's path on it.
+        local: the folder, where it is one of this machine; else None.
+    """
+
+    def __init__(self, place: str, filesystem: fs.FileSystem, folder: str, local: Path | None) -> None:
+        self.place, self.filesystem, self.folder, self.local = place, filesystem, folder, local
+
+    @classmethod
+    def at(cls, place: "str | Path | Store") -> "Store":
+        """The folder at a path or a URI (``s3://bucket/folder``, ``gs://…``, ``file:///…``).
+
+        Raises:
+            InputError: pyarrow knows no such filesystem.
+        """
+        if isinstance(place, Store):
+            return place
+        text = str(place)
+        if "://" not in text:
+            return cls(text, fs.LocalFileSystem(), str(Path(text).absolute()), Path(text))
+        try:
+            filesystem, folder = fs.FileSystem.from_uri(text)
+        except (OSError, ValueError, pa.ArrowException) as error:
+            raise InputError(f"{text}: not a folder that pyarrow can open ({error})") from error
+        folder = folder.rstrip("/")
+        return cls(text, filesystem, folder, Path(folder) if isinstance(filesystem, fs.LocalFileSystem) else None)
+
+    def path(self, name: str) -> str:
+        """A file's path on ``filesystem``."""
+        return f"{self.folder}/{name}"
+
+    def show(self, name: str) -> str:
+        """A file as messages call it."""
+        return f"{self.place.partition('?')[0].rstrip('/')}/{name}"
+
+    def names(self, suffix: str, *, folder: str = "") -> list[str]:
+        """Names of the files in a folder below this one that end in ``suffix``, sorted; none if there is no folder."""
+        selector = fs.FileSelector(self.path(folder).rstrip("/"), allow_not_found=True)
+        try:
+            found = self.filesystem.get_file_info(selector)
+        except (OSError, pa.ArrowException) as error:
+            raise InputError(f"cannot read {self.place}: {error}") from error
+        # Names that begin with a dot are temporary.
+        return sorted(info.base_name for info in found if info.base_name.endswith(suffix) and info.base_name[0] != ".")
+
+    def read(self, name: str) -> pa.Buffer:
+        """A file's bytes.
+
+        Raises:
+            FileNotFoundError: there is none.
+        """
+        with self.filesystem.open_input_stream(self.path(name)) as file:
+            return file.read_buffer()
+
+    def write(self, name: str, data: "pa.Buffer | bytes") -> None:
+        """Write a file so that it is whole or absent, whenever the process dies.
+
+        Raises:
+            InputError: it cannot be written; files written before are whole.
+        """
+        try:
+            if self.local is not None:
+                _write_local(self.local / name, data)
+            else:
+                stream = self.filesystem.open_output_stream(self.path(name))
+                stream.write(data)
+                stream.close()  # which publishes it; no ``with``, as leaving one after an error would publish half
+        except (OSError, pa.ArrowException) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise InputError(
+                f"cannot write {self.show(name)}: {reason}; finished files are whole: "
+                "make room and run it again, or choose another out="
+            ) from error
+
+    def write_json(self, name: str, values: Mapping[str, Any]) -> None:
+        """Write JSON so that the file holds the old values or the new ones, never half of them."""
+        self.write(name, (json.dumps(values, indent=1, ensure_ascii=False) + "\n").encode())
+
+    def write_parquet(self, name: str, table: pa.Table, kind: str, settings: Mapping[str, Any]) -> FileRecord:
+        """Write a table.
+
+        Args:
+            name: of the file, below the folder.
+            table: the rows.
+            kind: ``sequences``, ``trace`` or ``rollouts``.
+            settings: what the rows were made with, JSON-able.
+
+        Returns:
+            What the manifest is to remember.
+        """
+        about = {"kind": kind, "schema_version": SCHEMA_VERSION, "code_version": __version__}
+        about |= {"settings": dict(settings)}
+        table = table.replace_schema_metadata({METADATA_KEY: json.dumps(about).encode()})
+        sink = pa.BufferOutputStream()
+        pq.write_table(table, sink, compression="zstd")
+        data = sink.getvalue()
+        self.write(name, data)
+        return FileRecord(len(table), data.size, hashlib.sha256(data).hexdigest())
+
+    def read_parquet(
+        self, name: str, kind: str, columns: list[str] | None = None, record: Mapping[str, Any] | None = None
+    ) -> tuple[pa.Table, dict[str, Any]]:
+        """A file's rows and its settings.
+
+        Args:
+            columns: which to read; None reads all.
+            record: the manifest's ``FileRecord`` of the file, as plain values, to check it against.
+
+        Raises:
+            TraceError: the file is missing, truncated, altered, of another kind, or of an unknown schema version.
+        """
+        shown = self.show(name)
+        try:
+            data = self.read(name)
+        except (OSError, pa.ArrowException) as error:
+            raise TraceError(f"{shown}: missing or unreadable ({error}); {_again(name)}") from error
+        if record is not None:
+            check_record(shown, data, record, _again(name))
+        try:
+            with pq.ParquetFile(pa.BufferReader(data)) as file:
+                about = file.schema_arrow.metadata or {}
+                rows = file.metadata.num_rows
+                table = file.read(columns=columns)
+        except (OSError, pa.ArrowException) as error:
+            raise TraceError(f"{shown}: damaged ({error}); {_again(name)}") from error
+        if record is not None and rows != record["rows"]:
+            raise TraceError(f"{shown}: holds {rows} rows, its manifest says {record['rows']}; {_again(name)}")
+        if METADATA_KEY not in about:
+            raise TraceError(f"{shown}: not written by radar-rl (no {METADATA_KEY.decode()!r} in the file's metadata)")
+        values = json.loads(about[METADATA_KEY])
+        if values["kind"] != kind or values["schema_version"] != SCHEMA_VERSION:
+            raise TraceError(
+                f"{shown}: expected {kind} of schema version {SCHEMA_VERSION}, "
+                f"got {values['kind']} of version {values['schema_version']}"
+            )
+        settings: dict[str, Any] = values["settings"]
+        return table, settings
+
+
+def check_record(shown: str, data: pa.Buffer, record: Mapping[str, Any], advice: str) -> None:
+    """Compare a file's bytes with what its manifest remembers.
 
     Raises:
-        InputError: the folder cannot be written.
+        TraceError: they are not the ones that were written.
     """
-    about = {"kind": kind, "schema_version": SCHEMA_VERSION, "code_version": __version__, "settings": dict(settings)}
-    table = table.replace_schema_metadata({METADATA_KEY: json.dumps(about).encode()})
-
-    def write(temporary: Path) -> None:
-        pq.write_table(table, temporary, compression="zstd")
-
-    _write_whole(path, write)
+    if data.size != record["bytes"]:
+        raise TraceError(f"{shown}: holds {data.size} bytes, its manifest says {record['bytes']}; {advice}")
+    if hashlib.sha256(data).hexdigest() != record["sha256"]:
+        raise TraceError(f"{shown}: altered, its checksum is not the manifest's; {advice}")
 
 
-def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Write JSON so that ``path`` holds the old values or the new ones, never half of them."""
-
-    def write(temporary: Path) -> None:
-        temporary.write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-
-    _write_whole(path, write)
+def plain(records: Mapping[str, FileRecord]) -> dict[str, dict[str, Any]]:
+    """Records as a manifest holds them."""
+    return {name: asdict(record) for name, record in records.items()}
 
 
-def _write_whole(path: Path, write: Callable[[Path], None]) -> None:
+def _again(name: str) -> str:
+    return f"restore it, or delete {Path(name).stem!r} from its manifest and run the same command again"
+
+
+def _write_local(path: Path, data: "pa.Buffer | bytes") -> None:
     temporary = path.with_name(f".{path.name}.tmp")
+    path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(temporary)
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
         temporary.replace(path)
-        _sync_folder(path.parent)
-    except OSError as error:
-        raise InputError(
-            f"cannot write {path}: {error.strerror or error}; finished files are whole: "
-            "make room and run it again, or choose another out="
-        ) from error
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:
+        temporary.unlink(missing_ok=True)  # a full disk has no room for halves
+        raise
+    descriptor = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(descriptor)  # the rename itself must survive a power cut too
     finally:
         os.close(descriptor)
-
-
-def read_parquet(path: Path, kind: str, columns: list[str] | None = None) -> tuple[pa.Table, dict[str, Any]]:
-    """A file's rows and its settings.
-
-    Raises:
-        TraceError: the file is missing, truncated, of another kind, or of an unknown schema version.
-    """
-    try:
-        with pq.ParquetFile(path) as file:
-            about = file.schema_arrow.metadata or {}
-            table = file.read(columns=columns)
-    except (OSError, pa.ArrowException) as error:
-        raise TraceError(
-            f"{path}: missing or damaged ({error}); delete its shard from the manifest and collect again"
-        ) from error
-    if METADATA_KEY not in about:
-        raise TraceError(f"{path}: not written by radar-rl (no {METADATA_KEY.decode()!r} in the file's metadata)")
-    values = json.loads(about[METADATA_KEY])
-    if values["kind"] != kind or values["schema_version"] != SCHEMA_VERSION:
-        raise TraceError(
-            f"{path}: expected {kind} of schema version {SCHEMA_VERSION}, "
-            f"got {values['kind']} of version {values['schema_version']}"
-        )
-    settings: dict[str, Any] = values["settings"]
-    return table, settings
-
-
-def shard_name(number: int) -> str:
-    """Name of a shard's files."""
-    return f"shard-{number:05d}"
-
-
-@dataclass
-class Manifest:
-    """What a folder holds and with which settings it was made.
-
-    Attributes:
-        folder: where ``manifest.json`` lies.
-        kind: ``traces`` or ``rollouts``.
-        settings: everything that determines the rows.
-        shards_total: shards the folder will have when it is complete.
-        shards: of each finished shard its row count and whatever else is worth knowing.
-    """
-
-    folder: Path
-    kind: str
-    settings: dict[str, Any]
-    shards_total: int
-    shards: dict[str, dict[str, Any]] = field(default_factory=dict)
-
-    def finish(self, name: str, entry: Mapping[str, Any]) -> None:
-        """Record a shard as done; its files must be in place."""
-        self.shards[name] = dict(entry)
-        self.save()
-
-    @property
-    def complete(self) -> bool:
-        """Whether every shard is done."""
-        return len(self.shards) == self.shards_total
-
-    def save(self) -> None:
-        """Write the manifest."""
-        about = {"kind": self.kind, "schema_version": SCHEMA_VERSION, "code_version": __version__}
-        write_json(
-            self.folder / MANIFEST,
-            about | {"settings": self.settings, "shards_total": self.shards_total, "shards": self.shards},
-        )
-
-    @classmethod
-    def read(cls, folder: Path, kind: str) -> "Manifest":
-        """The manifest of a folder.
-
-        Raises:
-            TraceError: there is none, or it is damaged or of another kind or version.
-        """
-        path = folder / MANIFEST
-        verb = "collect" if kind == "traces" else "rollout"
-        if not path.is_file():
-            raise TraceError(
-                f"no {kind} in {folder} ({MANIFEST} is missing); make them with: radar-rl {verb} out={folder}"
-            )
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-            found = (values["kind"], values["schema_version"])
-            manifest = cls(folder, kind, values["settings"], values["shards_total"], dict(values["shards"]))
-        except (ValueError, KeyError, TypeError) as error:
-            raise TraceError(f"{path} is damaged ({error}); choose another folder") from error
-        if found != (kind, SCHEMA_VERSION):
-            raise TraceError(
-                f"{path}: expected {kind} of schema version {SCHEMA_VERSION}, got {found[0]} of {found[1]}"
-            )
-        return manifest
-
-    @classmethod
-    def open(cls, folder: Path, kind: str, settings: Mapping[str, Any], shards_total: int) -> "Manifest":
-        """The manifest to go on with: the folder's own if it was made with the same settings, else a new one.
-
-        Raises:
-            TraceError: the folder holds something made with other settings; names them.
-        """
-        wanted = json.loads(json.dumps(dict(settings)))
-        if not (folder / MANIFEST).is_file():
-            manifest = cls(folder, kind, wanted, shards_total)
-            manifest.save()
-            return manifest
-        manifest = cls.read(folder, kind)
-        differences = [
-            f"{key}: {manifest.settings.get(key)!r} there, {wanted.get(key)!r} asked for"
-            for key in sorted(set(manifest.settings) | set(wanted))
-            if manifest.settings.get(key) != wanted.get(key)
-        ]
-        if differences:
-            raise TraceError(f"{folder} was made with other settings ({'; '.join(differences)}); choose another out=")
-        return manifest

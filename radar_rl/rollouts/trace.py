@@ -27,8 +27,11 @@ class TraceSettings:
 
     Attributes:
         target, draft: name and weights hash of the two models, ``NAME@HASH``.
+        source: ``model``: the target wrote the texts here; ``texts``: they were given.
         max_depth, top_k, tree_size: draft calls, beam width, nodes verified (root included).
         temperature, sample_top_k, sample_top_p, seed: how the target's text was sampled (0 = greedy).
+        features: names of the feature columns, see ``radar_rl.speculative.features``.
+        feature_dim, feature_seed: what ``hidden`` and ``target`` are projected to, and the seed of the projections.
     """
 
     target: str
@@ -40,6 +43,13 @@ class TraceSettings:
     sample_top_k: int = 0
     sample_top_p: float = 1.0
     seed: int = 0
+    source: str = "model"
+    features: tuple[str, ...] = ()
+    feature_dim: int = 0
+    feature_seed: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "features", tuple(self.features))  # a file's JSON has lists only
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,9 @@ each tree would have had accepted.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import log
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,10 +17,35 @@ from torch import Tensor
 
 from radar_rl.errors import InputError, ModelOutputError
 from radar_rl.rollouts.trace import NO_RANK
+from radar_rl.speculative.features import FEATURES, Features, match_length
 from radar_rl.speculative.heads import DraftCache
+from radar_rl.speculative.ngram import NgramIndex
 from radar_rl.speculative.pair import Pair
-from radar_rl.speculative.target import TargetCache
+from radar_rl.speculative.target import Target, TargetCache
 from radar_rl.speculative.tree import SharedSlots, TreeGrowth
+
+IMPROBABLE = 1e-6
+"""A token of less probability is one that the target would not have produced."""
+
+
+@dataclass(frozen=True)
+class TracedPositions:
+    """The trace of one text's P roots, ``prompt_length`` … the last token but one.
+
+    Attributes:
+        confidences: [P, max_depth, top_k] float16, as ``Trace`` describes them.
+        ranks: [P, max_depth, max_depth] uint16, likewise.
+        features: by name, [P, …] of the shapes and types of ``FEATURES``.
+        greedy: completion tokens that are the target's greedy choice; 0 unless judged.
+        improbable: completion tokens of which the target's probability (temperature 1) is under ``IMPROBABLE``; 0
+            unless judged.
+    """
+
+    confidences: NDArray[np.float16]
+    ranks: NDArray[np.uint16]
+    features: dict[str, NDArray[np.generic]] = field(default_factory=dict)
+    greedy: int = 0
+    improbable: int = 0
 
 
 def trace_sequence(
@@ -29,7 +57,11 @@ def trace_sequence(
     top_k: int,
     tree_size: int,
     positions_per_batch: int = 256,
-) -> tuple[NDArray[np.float16], NDArray[np.uint16]]:
+    features: Sequence[str] = (),
+    feature_dim: int = 0,
+    feature_seed: int = 0,
+    judge: bool = False,
+) -> TracedPositions:
     """Trace one text.
 
     Args:
@@ -37,25 +69,37 @@ def trace_sequence(
         token_ids: prompt and completion.
         prompt_length: tokens of the prompt; the first root is the token at this index.
         positions_per_batch: positions whose trees grow together; bounds memory.
-
-    Returns:
-        Of the P = len(token_ids) − 1 − prompt_length roots: confidences [P, max_depth, top_k] float16 and ranks
-        [P, max_depth, max_depth] uint16, as ``Trace`` describes them.
+        features: names of feature columns to compute, see ``FEATURES``.
+        feature_dim, feature_seed: of the features that are projected.
+        judge: count the completion's tokens that are, and that could hardly be, the target's own.
 
     Raises:
         InputError: the prompt is empty or longer than the text.
+        ConfigError: a feature is unknown, or its dimension none.
         ModelOutputError: the head returned NaN.
     """
     if not 1 <= prompt_length <= len(token_ids):
         raise InputError(f"prompt_length: expected 1 … {len(token_ids)}, got {prompt_length}")
     pair.check_shape(max_depth, top_k, tree_size, True)
+    asked = Features(pair.head, features, tree_size=tree_size, feature_dim=feature_dim, feature_seed=feature_seed)
     device, length = pair.target.device, len(token_ids)
     text = torch.tensor([*token_ids, *([-1] * max_depth)], device=device)  # no token follows the end
-    confidences, ranks = [], []
+    sizes = {"max_depth": max_depth, "top_k": top_k, "feature_dim": feature_dim}
+    parts: dict[str, list[NDArray[np.generic]]] = {
+        "confidences": [np.empty((0, max_depth, top_k), np.float16)],
+        "ranks": [np.empty((0, max_depth, max_depth), np.uint16)],
+        **{name: [np.empty((0, *FEATURES[name].shape(**sizes)), FEATURES[name].dtype)] for name in asked.names},
+    }
     with torch.inference_mode():
-        _, features = pair.target.extend(text[:length], TargetCache(pair.target.model, length))
+        last, read = pair.target.extend(text[:length], TargetCache(pair.target.model, length))
+        greedy, improbable = (
+            judged(pair.target, last[prompt_length - 1 : -1], text[prompt_length:length], positions_per_batch)
+            if judge
+            else (0, 0)
+        )
+        del last
         cache = DraftCache(pair.head, length + max_depth)
-        hidden = cache.extend(pair.head, features[None, :-1], text[None, 1:length], [length - 1])[0]
+        hidden = cache.extend(pair.head, read[None, :-1], text[None, 1:length], [length - 1])[0]
         for first in range(prompt_length, length - 1, positions_per_batch):
             stop = min(first + positions_per_batch, length - 1)
             positions = torch.arange(first, stop, device=device)
@@ -67,21 +111,63 @@ def trace_sequence(
                 top_k=top_k,
                 max_depth=max_depth,
                 first_width=tree_size - 1,
+                keep_newest=asked.per_call,
             )
-            beams = [growth.beam_scores]
-            while growth.depth < max_depth:
-                growth.grow()
-                beams.append(growth.beam_scores)
+            columns = grown(growth, asked) | asked.of_root(read[positions - 1])
             following = text[positions[:, None] + 1 + torch.arange(max_depth, device=device)]  # [B, max_depth]
-            confidences.append(torch.stack(beams, dim=1).cpu().numpy().astype(np.float16))
-            ranks.append(path_ranks(growth, following).cpu().numpy().astype(np.uint16))
-    if not confidences:
-        return np.empty((0, max_depth, top_k), np.float16), np.empty((0, max_depth, max_depth), np.uint16)
-    table = np.concatenate(confidences)
-    if np.isnan(table).any():
-        row = int(np.argwhere(np.isnan(table))[0, 0])
-        raise ModelOutputError(f"the head's logits hold NaN at position {prompt_length + row}")
-    return table, np.concatenate(ranks)
+            columns["ranks"] = path_ranks(growth, following)
+            for name, values in columns.items():
+                parts[name].append(values.cpu().numpy().astype(parts[name][0].dtype))
+    if "ngram" in parts:
+        parts["ngram"].append(match_lengths(token_ids, prompt_length))
+    table: dict[str, NDArray[np.generic]] = {name: np.concatenate(rows) for name, rows in parts.items()}
+    for name, column in table.items():
+        if np.isnan(column).any():
+            row = int(np.argwhere(np.isnan(column))[0, 0])
+            whose = "the target's features" if name == "target" else "the head's logits"
+            raise ModelOutputError(f"{whose} hold NaN at position {prompt_length + row}")
+    confidences: Any = table.pop("confidences")
+    ranks: Any = table.pop("ranks")
+    return TracedPositions(confidences, ranks, table, greedy, improbable)
+
+
+def grown(growth: TreeGrowth, asked: Features) -> dict[str, Tensor]:
+    """Make all draft calls of B trees: ``confidences`` [B, max_depth, top_k], and each call's features likewise."""
+    beams, calls = [growth.beam_scores], [asked.of_call(growth)]
+    while growth.depth < growth.max_depth:
+        growth.grow()
+        beams.append(growth.beam_scores)
+        calls.append(asked.of_call(growth))
+    features = {name: torch.stack([call[name] for call in calls], dim=1) for name in calls[0]}
+    return {"confidences": torch.stack(beams, dim=1), **features}
+
+
+def judged(target: Target, hidden: Tensor, token_ids: Tensor, chunk: int) -> tuple[int, int]:
+    """How many tokens are the target's greedy choice (or tie with it), and how many have almost no probability.
+
+    Args:
+        hidden: [n, hidden], the target's last hidden states at the tokens before.
+        token_ids: [n] int64.
+        chunk: tokens whose logits are held at once.
+    """
+    greedy = improbable = torch.zeros((), dtype=torch.int64, device=token_ids.device)
+    for states, tokens in zip(hidden.split(chunk), token_ids.split(chunk), strict=True):
+        logits = target.logits(states)  # [chunk, vocabulary]
+        chosen = logits.gather(1, tokens[:, None])[:, 0]
+        greedy = greedy + (chosen >= logits.amax(dim=1)).sum()
+        improbable = improbable + (chosen - logits.logsumexp(dim=1) < log(IMPROBABLE)).sum()
+    return int(greedy), int(improbable)
+
+
+def match_lengths(token_ids: Sequence[int], prompt_length: int) -> NDArray[np.uint8]:
+    """The feature ``ngram`` at every root of a text: [P] uint8."""
+    index = NgramIndex(max_occurrences=1)
+    index.extend(token_ids[:prompt_length])
+    lengths = []
+    for root in token_ids[prompt_length:-1]:
+        index.extend((root,))
+        lengths.append(match_length(index))
+    return np.array(lengths, dtype=np.uint8)
 
 
 def path_ranks(growth: TreeGrowth, following: Tensor) -> Tensor:

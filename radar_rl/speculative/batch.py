@@ -222,23 +222,11 @@ class SpeculativeBatch:
             RuntimeError: no round is in progress.
             ModelOutputError: a model returned NaN or infinite logits; nothing is emitted.
         """
-        if not self._in_round:
-            raise RuntimeError("verify() needs a round in progress: call begin() first")
-        target, texts = self.pair.target, [self.texts[i] for i in self.active]
-        starts = [text.position for text in texts]
-        with torch.inference_mode():
-            nodes = self._select()
-            positions = self._positions[:, None] + nodes.depths
-            hidden, features = target.over_tree(nodes.tokens, positions, self._visible(nodes), self._target_cache)
-            logits = target.logits(hidden)
-            reach = [start + 1 for start in starts]
-            choices = choose(logits, reach, nodes.depths, self.sampling, [text.noise for text in texts], nodes.depth)
-            read = read_back(nodes, choices, logits)  # the verification's one device → host read
-        calls = self._growth.depths if self._growth else [0] * len(texts)
-        self._check(read, calls, starts)
+        read, choices, features = self._verified()
         paths, rounds = [], []
-        for text, start, count, (*arrays, choice, on_path, _) in zip(texts, starts, calls, read, strict=True):
-            path = np.flatnonzero(on_path)  # root first
+        texts, calls = [self.texts[i] for i in self.active], self._calls()
+        for text, count, (*arrays, choice, on_path, _) in zip(texts, calls, read, strict=True):
+            start, path = text.position, np.flatnonzero(on_path)  # root first
             drafted = arrays[0][path[1:]].astype(np.int64).tolist()
             emitted = self._emit(text, [*drafted, int(choice[path[-1]])])
             real = np.isfinite(arrays[3])
@@ -251,6 +239,48 @@ class SpeculativeBatch:
         self._in_round = False
         self._leave()
         return rounds
+
+    def would_accept(self) -> list[int]:
+        """What verifying now would accept, while the round goes on: one target forward that nothing comes of.
+
+        Asked after every call, this is how RADAR (arXiv 2512.14069) collects; a trace needs none of these forwards.
+
+        Returns:
+            Draft tokens of each active text, cut where it ends.
+
+        Raises:
+            RuntimeError, ModelOutputError: see ``verify``.
+        """
+        read, _, _ = self._verified()
+        accepted = []
+        for i, (tokens, *_, on_path, _) in zip(self.active, read, strict=True):
+            accepted.append(len(self.texts[i].cut(tokens[np.flatnonzero(on_path)[1:]].astype(np.int64).tolist())))
+        return accepted
+
+    def _verified(self) -> tuple[NDArray[np.float64], Tensor, Tensor]:
+        """One target forward over the trees.
+
+        Returns:
+            What ``read_back`` gives; the target's choices [B, n] and features [B, n, F].
+        """
+        if not self._in_round:
+            raise RuntimeError("verification needs a round in progress: call begin() first")
+        target, texts = self.pair.target, [self.texts[i] for i in self.active]
+        starts = [text.position for text in texts]
+        with torch.inference_mode():
+            nodes = self._select()
+            positions = self._positions[:, None] + nodes.depths
+            hidden, features = target.over_tree(nodes.tokens, positions, self._visible(nodes), self._target_cache)
+            logits = target.logits(hidden)
+            reach = [start + 1 for start in starts]
+            choices = choose(logits, reach, nodes.depths, self.sampling, [text.noise for text in texts], nodes.depth)
+            read = read_back(nodes, choices, logits)  # the verification's one device → host read
+        self._check(read, self._calls(), starts)
+        return read, choices, features
+
+    def _calls(self) -> list[int]:
+        """Draft calls made for each active text in this round."""
+        return list(self._growth.depths) if self._growth else [0] * len(self.active)
 
     def _select(self) -> Nodes:
         """The nodes that would be verified now."""

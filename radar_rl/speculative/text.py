@@ -114,14 +114,17 @@ class Text:
         """Index of the root token, the last one emitted, in prompt + completion."""
         return self.prompt_length + len(self.token_ids) - 1
 
+    def cut(self, tokens: list[int]) -> list[int]:
+        """Tokens to come, cut where the text ends."""
+        tokens = tokens[: self.max_new_tokens - len(self.token_ids)]
+        end = next((i for i, token in enumerate(tokens) if token in self.eos), len(tokens))
+        return tokens[: end + 1]
+
     def emit(self, tokens: list[int]) -> list[int]:
         """Add tokens, cut where the text ends; returns those added."""
-        tokens = tokens[: self.max_new_tokens - len(self.token_ids)]
-        ends = [i for i, token in enumerate(tokens) if token in self.eos]
-        if ends:
-            tokens = tokens[: ends[0] + 1]
+        tokens = self.cut(tokens)
         self.token_ids.extend(tokens)
-        self.finished = bool(ends) or len(self.token_ids) >= self.max_new_tokens
+        self.finished = tokens[-1] in self.eos or len(self.token_ids) >= self.max_new_tokens
         return tokens
 
 

@@ -223,6 +223,26 @@ def scored(head: DraftHead, output: Tensor) -> tuple[Tensor, Tensor]:
     return output, head.logits(output).float().log_softmax(dim=-1)
 
 
+@dataclass(frozen=True)
+class NewestCall:
+    """What the newest draft call computed of the R trees that it grew, whole until the next call is made.
+
+    Attributes:
+        rows: [R] int64, the trees; None: all.
+        output: [R, m, hidden], the head's outputs at the m nodes that the call expanded, best first; call 1 expanded
+            the root alone.
+        log_probs: [R, m, draft vocabulary] float32, of what follows each.
+        children: [R, m, top_k] float32, those of each one's best children, descending.
+        chosen: [R, top_k] int64, which of the m · top_k children are the newest beam, best first.
+    """
+
+    rows: Rows
+    output: Tensor
+    log_probs: Tensor
+    children: Tensor
+    chosen: Tensor
+
+
 class TreeGrowth:
     """Candidates of B trees, one draft call after the other.
 
@@ -234,6 +254,7 @@ class TreeGrowth:
         top_k: beam width.
         max_depth: draft calls that may be made.
         first_width: children of the root to score; the first ``top_k`` of them are the beam.
+        keep_newest: keep what features are read from, until the next call.
 
     Attributes:
         depth: draft calls made for the deepest tree.
@@ -244,6 +265,7 @@ class TreeGrowth:
         wide_tokens, wide_scores: [B, first_width], all scored children of the root, best first.
         beam_scores, beam_tokens: [B, top_k], scores (descending) and token ids of each tree's newest beam.
         hidden: [B, top_k, hidden], the head's outputs at the parents of the newest beam.
+        newest: what the newest call computed; None unless it is kept.
     """
 
     def __init__(
@@ -256,8 +278,10 @@ class TreeGrowth:
         top_k: int,
         max_depth: int,
         first_width: int | None = None,
+        keep_newest: bool = False,
     ) -> None:
         batch, device = len(positions), positions.device
+        self.keep_newest = keep_newest
         self.head, self.slots, self.top_k, self.max_depth = head, slots, top_k, max_depth
         self.positions = positions[:, None]
         candidates = top_k + (max_depth - 1) * top_k**2
@@ -276,6 +300,10 @@ class TreeGrowth:
         self.hidden = root_hidden[:, None].expand(-1, top_k, -1)
         self._itself = itself(top_k, root_hidden.dtype, device).expand(batch, -1, -1)
         self._ancestors = self._itself[:, :, :0]  # [B, k, slots so far] additive
+        self.newest: NewestCall | None = None
+        if keep_newest:
+            values = self.beam_scores[:, None]
+            self.newest = NewestCall(None, root_hidden[:, None], log_probs[:, None], values, self._beam)
 
     @property
     def width(self) -> int:
@@ -289,6 +317,7 @@ class TreeGrowth:
             rows: the trees that grow, all of ``depth`` calls; None: all.
         """
         k, first = self.top_k, self.width
+        self.newest = None  # its memory is free for this call
         which = None if rows is None else torch.tensor(rows, device=self.tokens.device)
 
         def of(state: Tensor) -> Tensor:
@@ -326,6 +355,8 @@ class TreeGrowth:
         self.depth += 1
         for row in range(len(self.depths)) if rows is None else rows:
             self.depths[row] += 1
+        if self.keep_newest:
+            self.newest = NewestCall(which, output, log_probs, best.values, chosen)
 
     def candidates(self, widen_first_level: bool = False) -> Candidates:
         """What the draft calls so far scored.

@@ -41,12 +41,12 @@ def traced(pair: Pair, prompts: list[Prompt], temperature: float, max_new_tokens
         texts.append((len(ids), len(ids) + len(written)))
         tables.append(trace_sequence(pair, [*ids, *written], len(ids), max_depth=8, top_k=10, tree_size=60))
     lengths = np.array(texts)
-    rows = [len(confidences) for confidences, _ in tables]
+    rows = [len(table.confidences) for table in tables]
     sequence = np.repeat(np.arange(len(prompts), dtype=np.int32), rows)
     position = np.concatenate(
         [np.arange(start, start + n, dtype=np.int32) for (start, _), n in zip(texts, rows, strict=True)]
     )
-    ranks = np.concatenate([ranks for _, ranks in tables])
+    ranks = np.concatenate([table.ranks for table in tables])
     return Trace(
         settings=TraceSettings(pair.target_identity, pair.draft_identity, temperature=temperature),
         sequences=Sequences(
@@ -57,7 +57,7 @@ def traced(pair: Pair, prompts: list[Prompt], temperature: float, max_new_tokens
         ),
         sequence=sequence,
         position=position,
-        confidences=np.concatenate([confidences for confidences, _ in tables]),
+        confidences=np.concatenate([table.confidences for table in tables]),
         accepted=accepted_tokens(ranks, lengths[sequence, 1] - 1 - position, top_k=10, tree_size=60),
         censored=np.zeros(sum(rows), dtype=bool),
     )

@@ -17,7 +17,7 @@ def trace() -> Trace:
 
 @pytest.fixture(scope="session")
 def collection(tmp_path_factory: pytest.TempPathFactory, trace: Trace) -> Path:
-    return write_collection(tmp_path_factory.mktemp("traces"), trace, shard_size=20)
+    return write_collection(tmp_path_factory.mktemp("traces"), trace, part_size=20)
 
 
 @pytest.fixture(scope="session")

@@ -22,7 +22,7 @@ def outcomes(trace: Trace) -> Outcomes:
 @pytest.fixture(scope="session")
 def collection(tmp_path_factory: pytest.TempPathFactory, trace: Trace) -> Path:
     """The trace on disk, as ``collect`` writes it."""
-    return write_collection(tmp_path_factory.mktemp("traces"), trace, shard_size=10)
+    return write_collection(tmp_path_factory.mktemp("traces"), trace, part_size=10)
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@ import polars as pl
 import pytest
 from synthetic_trace import HARDWARE, written_out
 
-from radar_rl.envs.base import DraftTreeBase
 from radar_rl.errors import ConfigError
 from radar_rl.offline.behaviour import stopping_at
 from radar_rl.offline.from_rollouts import RolloutData
@@ -12,8 +11,9 @@ from radar_rl.offline.walk import Outcomes, policy_depths, walk
 from radar_rl.policies.observation import ObservationSpec
 from radar_rl.policies.threshold import ConfidenceThreshold
 from radar_rl.rollouts import Reward
-from radar_rl.rollouts.acting import play
+from radar_rl.rollouts.acting import Slot, act_on, joined
 from radar_rl.rollouts.columns import rollouts_table
+from radar_rl.rollouts.payments import Payments
 from radar_rl.rollouts.sessions import ReplayTexts
 
 POLICY = ConfidenceThreshold(0.2)
@@ -21,11 +21,11 @@ POLICY = ConfidenceThreshold(0.2)
 
 @pytest.fixture(scope="module")
 def logged(outcomes: Outcomes) -> pl.DataFrame:
-    environment = DraftTreeBase(
-        ReplayTexts(outcomes.trace), hardware=HARDWARE, reward="throughput", episode="sequence", spec=None
-    )
-    rows = [row for episode in play(environment, POLICY) for row in episode]
-    return pl.DataFrame(rollouts_table(rows, environment.observation_spec.size))
+    texts, spec = ReplayTexts(outcomes.trace), ObservationSpec()
+    payments = Payments.of(HARDWARE, Reward(), max_depth=8, top_k=10, tree_size=60)
+    slots = [Slot(index) for index in range(len(texts))]
+    rows = joined(act_on(texts, slots, POLICY, spec=spec, payments=payments))
+    return pl.DataFrame(rollouts_table(rows, spec.size))
 
 
 def made(logged: pl.DataFrame, outcomes: Outcomes, episode="sequence") -> RolloutData:

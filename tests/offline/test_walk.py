@@ -21,7 +21,7 @@ class Remembering:
     def __init__(self, rule: MemorylessPolicy) -> None:
         self.rule, self.sequences, self.accepted = rule, 0, 0
 
-    def begin_sequence(self) -> None:
+    def begin_sequence(self, text: str | None = None) -> None:
         self.sequences += 1
 
     def act(self, state):

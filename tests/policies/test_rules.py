@@ -52,21 +52,22 @@ def test_the_threshold_looks_at_the_newest_levels_best_path() -> None:
     assert depths == [1, 2, 3, 3]
 
 
-def test_a_random_policy_repeats_itself_text_by_text() -> None:
-    state = DraftState(0, 1, 4, np.zeros((4, 3), np.float16))
+def test_a_random_policy_draws_by_text_and_position_whatever_came_before() -> None:
+    states = [DraftState(position, 1 + position % 3, 4, np.zeros((4, 3), np.float16)) for position in range(50)]
 
-    def texts() -> list[list[int]]:
-        policy = RandomStop(0.5, seed=4)
-        chosen = []
-        for _ in range(3):
-            policy.begin_sequence()
-            chosen.append([policy.act(state) for _ in range(50)])
-        return chosen
+    def chosen(policy: RandomStop, text: str | None) -> list[int]:
+        policy.begin_sequence(text)
+        return [policy.act(state) for state in states]
 
-    first = texts()
-    assert texts() == first
-    assert first[0] != first[1]
-    assert 5 < sum(first[0]) < 45
+    policy = RandomStop(0.5, seed=4)
+    first, second = chosen(policy, "one"), chosen(policy, "other")
+    assert chosen(policy, "one") == first
+    assert chosen(RandomStop(0.5, seed=4), "other") == second
+    assert len({tuple(first), tuple(second), tuple(chosen(RandomStop(0.5, seed=5), "one"))}) == 3
+    assert 5 < sum(first) < 45
+    policy.begin_sequence("one")
+    assert [policy.act(state) for state in reversed(states)] == first[::-1]
+    assert chosen(policy, None) != chosen(policy, None)  # texts without names differ too
 
 
 def test_bad_parameters_are_refused() -> None:

@@ -18,7 +18,7 @@ def trace() -> Trace:
 
 @pytest.fixture
 def collection(tmp_path: Path, trace: Trace) -> Path:
-    """Three shards of a synthetic trace."""
+    """Three parts of a synthetic trace."""
     return write_collection(tmp_path / "traces", trace)
 
 

@@ -27,7 +27,7 @@ def rows(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def arguments(model: dict[str, Any], rows: Path) -> dict[str, Any]:
-    return {"model": model, "tasks": [], "task": {"path": str(rows)}, "max_new_tokens": 20, "shard_size": 2}
+    return {"model": model, "tasks": [], "task": {"path": str(rows)}, "max_new_tokens": 20, "part_size": 2}
 
 
 def same_rows(one: Path, other: Path) -> bool:
@@ -38,10 +38,10 @@ def same_rows(one: Path, other: Path) -> bool:
 
 
 def test_collected_texts_are_the_targets_own(arguments: dict[str, Any], model: dict[str, Any], tmp_path: Path) -> None:
-    out = collect(out=str(tmp_path / "out"), **arguments)
+    out = Path(collect(out=str(tmp_path / "out"), **arguments))
     pair = pair_from_config(model)
     texts = pl.read_parquet(out / "sequences" / "*.parquet")
-    assert texts["sequence_id"].to_list() == [f"sums/sum-{i}/0" for i in range(4)]
+    assert texts["sequence_id"].to_list() == [f"sums/sum-{i}/0/0" for i in range(4)]
     for row in texts.iter_rows(named=True):
         prompt = row["token_ids"][: row["prompt_length"]]
         assert row["token_ids"][row["prompt_length"] :] == list(autoregressive(pair, prompt, max_new_tokens=20))
@@ -56,8 +56,8 @@ def test_collected_texts_are_the_targets_own(arguments: dict[str, Any], model: d
 
 
 def test_too_long_prompts_are_skipped_and_listed(arguments: dict[str, Any], tmp_path: Path, capsys: Any) -> None:
-    out = collect(out=str(tmp_path / "out"), **arguments)
-    (skipped,) = json.loads((out / "manifest.json").read_text())["settings"]["skipped"]
+    out = Path(collect(out=str(tmp_path / "out"), **arguments))
+    (skipped,) = json.loads((out / "manifest-00000-of-00001.json").read_text())["settings"]["skipped"]
     assert skipped["prompt_id"] == "long"
     assert "exceed the context" in skipped["reason"]
     assert "1 prompts skipped" in capsys.readouterr().out
@@ -68,7 +68,7 @@ def test_an_interrupted_collection_goes_on(
 ) -> None:
     import radar_rl.rollouts.collect as module
 
-    whole = collect(out=str(tmp_path / "whole"), **arguments)
+    whole = Path(collect(out=str(tmp_path / "whole"), **arguments))
     calls, traced = [], module.trace_sequence
 
     def killed(*positional: Any, **named: Any) -> Any:
@@ -80,11 +80,11 @@ def test_an_interrupted_collection_goes_on(
     monkeypatch.setattr(module, "trace_sequence", killed)
     with pytest.raises(KeyboardInterrupt):
         collect(out=str(tmp_path / "cut"), **arguments)
-    assert list(json.loads((tmp_path / "cut" / "manifest.json").read_text())["shards"]) == ["shard-00000"]
-    first = (tmp_path / "cut" / "trace" / "shard-00000.parquet").stat().st_mtime_ns
+    assert list(json.loads((tmp_path / "cut" / "manifest-00000-of-00001.json").read_text())["parts"]) == ["part-00000"]
+    first = (tmp_path / "cut" / "trace" / "part-00000.parquet").stat().st_mtime_ns
     collect(out=str(tmp_path / "cut"), **arguments)
-    assert len(calls) == 4 + 2  # the finished shard was not made again
-    assert (tmp_path / "cut" / "trace" / "shard-00000.parquet").stat().st_mtime_ns == first
+    assert len(calls) == 4 + 2  # the finished part was not made again
+    assert (tmp_path / "cut" / "trace" / "part-00000.parquet").stat().st_mtime_ns == first
     assert same_rows(whole, tmp_path / "cut")
 
 
@@ -93,16 +93,16 @@ def test_other_settings_are_refused(arguments: dict[str, Any], tmp_path: Path, r
     with pytest.raises(TraceError, match="tree_size: 60 there, 30 asked for"):
         collect(out=str(tmp_path / "out"), **arguments, tree_size=30)
     rows.write_text(rows.read_text().replace("Tom", "Ann"))
-    with pytest.raises(TraceError, match="prompts_digest"):
+    with pytest.raises(TraceError, match="works_digest"):
         collect(out=str(tmp_path / "out"), **arguments)
 
 
 def test_samples_differ_and_repeat(arguments: dict[str, Any], tmp_path: Path) -> None:
     sampled = arguments | {"samples": 2, "temperature": 1.0, "limit": 2}
-    one = collect(out=str(tmp_path / "one"), **sampled)
-    other = collect(out=str(tmp_path / "other"), **sampled, positions_per_batch=7)
+    one = Path(collect(out=str(tmp_path / "one"), **sampled))
+    other = Path(collect(out=str(tmp_path / "other"), **sampled, positions_per_batch=7))
     texts = pl.read_parquet(one / "sequences" / "*.parquet")
-    assert texts["sequence_id"].to_list() == ["sums/sum-0/0", "sums/sum-0/1", "sums/sum-1/0", "sums/sum-1/1"]
+    assert texts["sequence_id"].to_list() == ["sums/sum-0/0/0", "sums/sum-0/1/0", "sums/sum-1/0/0", "sums/sum-1/1/0"]
     assert texts["token_ids"].n_unique() == texts["seed"].n_unique() == 4
     assert texts.equals(pl.read_parquet(other / "sequences" / "*.parquet"))
     np.testing.assert_array_equal(load_trace(one).accepted, load_trace(other).accepted)
@@ -110,8 +110,8 @@ def test_samples_differ_and_repeat(arguments: dict[str, Any], tmp_path: Path) ->
 
 def test_bad_arguments_are_named(arguments: dict[str, Any], tmp_path: Path) -> None:
     out = str(tmp_path / "out")
-    with pytest.raises(ConfigError, match="shard_size"):
-        collect(out=out, **arguments | {"shard_size": 0})
+    with pytest.raises(ConfigError, match="part_size"):
+        collect(out=out, **arguments | {"part_size": 0})
     with pytest.raises(ConfigError, match="temperature"):
         collect(out=out, **arguments, samples=2)
     with pytest.raises(InputError, match="no prompt fits"):

@@ -60,7 +60,7 @@ def test_the_printed_page_names_what_matters(collection: Path, capsys: pytest.Ca
     described = describe(traces=str(collection), tree_size=None)
     printed = capsys.readouterr().out
     assert "\x1b" not in printed
-    assert "3 of 3 shards · target + draft" in printed
+    assert "3 of 3 parts · target + draft" in printed
     assert "target target@0, draft draft@0" in printed
     assert "max_depth 8, top_k 10, tree_size 60" in printed
     tau = described.lengths.row(by_predicate=(pl.col("task") == "all") & (pl.col("depth") == 8), named=True)["tau"]

@@ -1,4 +1,6 @@
+import hashlib
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -69,13 +71,15 @@ def test_further_columns_are_passed_on_and_must_be_in_every_file(collection: Pat
     files = sorted((collection / "trace").glob("*.parquet"))
     for file in files[:2]:
         rewrite(file, lambda table: table.append_column("entropy", pa.array(np.arange(len(table), dtype=np.float16))))
-    with pytest.raises(TraceError, match=r"shard-00002.parquet: other columns than shard-00000.parquet has: .*entropy"):
+    with pytest.raises(TraceError, match=r"part-00002.parquet: other columns than trace/part-00000.parquet .*entropy"):
         read_traces(collection)
     rewrite(files[2], lambda table: table.append_column("entropy", pa.array(np.arange(len(table), dtype=np.float16))))
     frame = read_traces(collection)
     assert frame.collect_schema()["entropy"] == pl.Float16
     first = frame.select("entropy").head(3).collect()
     assert first["entropy"].to_list() == [0, 1, 2]
+    for file in files:
+        remember(collection, f"trace/{file.name}")
     np.testing.assert_array_equal(load_trace(collection).confidences, trace.confidences)
 
 
@@ -96,21 +100,31 @@ def rewrite(path: Path, change: object) -> None:
     pq.write_table(change(table).replace_schema_metadata(table.schema.metadata), path)  # type: ignore[operator]
 
 
+def remember(collection: Path, file: str) -> None:
+    """Put a file's present size and checksum into the manifest."""
+    manifest = collection / "manifest-00000-of-00001.json"
+    values, data = json.loads(manifest.read_text()), (collection / file).read_bytes()
+    record = values["parts"][Path(file).stem]["files"][file]
+    record |= {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    manifest.write_text(json.dumps(values))
+
+
 def test_damage_is_found(collection: Path) -> None:
-    path = collection / "trace" / "shard-00001.parquet"
+    path = collection / "trace" / "part-00001.parquet"
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(TraceError, match=r"shard-00001.*damaged"):
+    with pytest.raises(TraceError, match=r"trace/part-00001.parquet: holds \d+ bytes, its manifest says"):
         load_trace(collection)
+    for change in (lambda table: table.slice(1), lambda table: pa.concat_tables([table.slice(1), table.slice(0, 1)])):
+        path.write_bytes(whole)
+        rewrite(path, change)
+        with pytest.raises(TraceError, match=r"trace/part-00001.parquet: (holds|altered)"):
+            load_trace(collection)
+        remember(collection, "trace/part-00001.parquet")  # whoever alters the manifest too
+        with pytest.raises(TraceError, match=r"part-00001: rows are missing, doubled or out of order|holds"):
+            load_trace(collection)
     path.write_bytes(whole)
-    rewrite(path, lambda table: table.slice(1))
-    with pytest.raises(TraceError, match="the manifest says"):
-        load_trace(collection)
-    path.write_bytes(whole)
-    rewrite(path, lambda table: pa.concat_tables([table.slice(1), table.slice(0, 1)]))
-    with pytest.raises(TraceError, match="out of order"):
-        load_trace(collection)
-    path.write_bytes(whole)
+    remember(collection, "trace/part-00001.parquet")
     load_trace(collection)
 
 
@@ -122,30 +136,35 @@ def test_nan_is_found(collection: Path, trace: Trace, write_collection: object, 
         load_trace(tmp_path / "bad")
 
 
-def test_shards_of_other_settings_are_refused(
+def test_files_of_other_settings_are_refused(
     collection: Path, trace: Trace, write_collection: object, tmp_path: Path
 ) -> None:
     other = replace(trace, settings=replace(trace.settings, draft="another@1"))
     write_collection(tmp_path / "other", other)  # type: ignore[operator]
     for part in ("trace", "sequences"):
-        name = "shard-00002.parquet"
-        (collection / part / name).write_bytes((tmp_path / "other" / part / name).read_bytes())
+        name = f"{part}/part-00002.parquet"
+        (collection / name).write_bytes((tmp_path / "other" / name).read_bytes())
+        remember(collection, name)
+    expected = r"part-00002.parquet: made with other settings.*draft 'another@1' instead of 'draft@0'"
     for read in (load_trace, read_traces):
-        expected = r"shard-00002.parquet: made with other settings.*draft 'another@1' instead of 'draft@0'"
         with pytest.raises(TraceError, match=expected):
+            read(collection)
+    shutil.copy(tmp_path / "other" / "manifest-00000-of-00001.json", collection / "manifest-00001-of-00002.json")
+    for read in (load_trace, read_traces, trace_settings):
+        with pytest.raises(TraceError, match=r"draft: 'draft@0' there, 'another@1' asked for"):
             read(collection)
 
 
-def test_only_finished_shards_are_read(collection: Path, trace: Trace) -> None:
-    manifest = collection / "manifest.json"
+def test_only_finished_parts_are_read(collection: Path, trace: Trace) -> None:
+    manifest = collection / "manifest-00000-of-00001.json"
     values = json.loads(manifest.read_text())
-    del values["shards"]["shard-00002"]
+    del values["parts"]["part-00002"]
     manifest.write_text(json.dumps(values))
     assert load_trace(collection).sequences.sequence_id == trace.sequences.sequence_id[:8]
     assert read_traces(collection).collect()["sequence_id"].n_unique() == 8
-    values["shards"] = {}
+    values["parts"] = {}
     manifest.write_text(json.dumps(values))
-    with pytest.raises(TraceError, match="no shard is finished"):
+    with pytest.raises(TraceError, match="no part is finished"):
         load_trace(collection)
 
 

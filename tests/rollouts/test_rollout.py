@@ -11,6 +11,7 @@ from radar_rl.policies import ObservationSpec
 from radar_rl.rollouts import Trace, held_out, load_rollouts, rollout_settings
 from radar_rl.rollouts.collect import collect
 from radar_rl.rollouts.rollout import rollout
+from radar_rl.rollouts.storage import Store
 
 MODEL = {"name": "none", "target": "nowhere", "draft": "nowhere", "dtype": "float32", "device": "cpu"}
 THROUGHPUT = {"kind": "throughput", "rate": None}
@@ -72,21 +73,21 @@ def test_a_rollout_repeats_and_is_not_made_twice(tmp_path: Path, collection: Pat
         replay(tmp_path / "one", collection, "random:0.5")
 
 
-def test_an_interrupted_rollout_starts_again(tmp_path: Path, collection: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_rollout_goes_on(tmp_path: Path, collection: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import radar_rl.rollouts.rollout as module
 
-    monkeypatch.setattr(module, "EPISODES_PER_SHARD", 4)
+    monkeypatch.setattr(module, "TEXTS_PER_PART", 4)
     whole = replay(tmp_path / "whole", collection)
     assert len(list((tmp_path / "whole" / "rollouts").iterdir())) == 3
-    writes, write = [], module.write_parquet
+    writes, write = [], Store.write_parquet
 
-    def killed(*arguments: Any) -> None:
+    def killed(*arguments: Any) -> Any:
         writes.append(1)
         if len(writes) == 2:
             raise KeyboardInterrupt
-        write(*arguments)
+        return write(*arguments)
 
-    monkeypatch.setattr(module, "write_parquet", killed)
+    monkeypatch.setattr(Store, "write_parquet", killed)
     with pytest.raises(KeyboardInterrupt):
         replay(tmp_path / "cut", collection)
     with pytest.raises(TraceError, match="not finished"):

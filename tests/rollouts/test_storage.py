@@ -1,3 +1,4 @@
+import resource
 from pathlib import Path
 
 import pyarrow as pa
@@ -5,57 +6,77 @@ import pyarrow.parquet as pq
 import pytest
 
 from radar_rl.errors import InputError, TraceError
-from radar_rl.rollouts.storage import MANIFEST, Manifest, read_parquet, write_json, write_parquet
+from radar_rl.rollouts.storage import FileRecord, Store, plain
+
+ROWS = pa.table({"x": list(range(50_000))})
 
 
-def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "rows.parquet"
-    write_parquet(path, pa.table({"x": [1, 2]}), "trace", {"top_k": 10})
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store.at(tmp_path / "out")
 
-    def full_disk(table: pa.Table, where: Path, **settings: object) -> None:
-        where.write_bytes(b"half a file")
-        raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(pq, "write_table", full_disk)
-    with pytest.raises(InputError, match="No space left on device"):
-        write_parquet(path, pa.table({"x": [3]}), "trace", {"top_k": 10})
-    table, settings = read_parquet(path, "trace")
-    assert table["x"].to_pylist() == [1, 2]
+def test_what_was_written_is_read(store: Store) -> None:
+    record = store.write_parquet("trace/rows.parquet", ROWS, "trace", {"top_k": 10})
+    assert (record.rows, record.bytes) == (50_000, (Path(store.folder) / "trace/rows.parquet").stat().st_size)
+    table, settings = store.read_parquet("trace/rows.parquet", "trace", record=plain({"f": record})["f"])
+    assert table.equals(ROWS)
     assert settings == {"top_k": 10}
+    assert store.names(".parquet", folder="trace") == ["rows.parquet"]
+    assert store.names(".parquet", folder="nowhere") == []
+
+
+def test_a_full_disk_leaves_the_old_file_and_no_half(store: Store) -> None:
+    store.write_parquet("trace/rows.parquet", ROWS, "trace", {})
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    try:
+        with pytest.raises(InputError, match=r"cannot write .*rows.parquet: File too large; finished files are whole"):
+            store.write_parquet("trace/rows.parquet", pa.table({"x": list(range(60_000))}), "trace", {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert store.read_parquet("trace/rows.parquet", "trace")[0].equals(ROWS)
+    assert [path.name for path in (Path(store.folder) / "trace").iterdir()] == ["rows.parquet"]
 
 
 def test_an_unwritable_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="cannot write"):
-        write_json(tmp_path / "file" / "manifest.json", {})
+    with pytest.raises(InputError, match=r"cannot write .*file/manifest.json"):
+        Store.at(tmp_path / "file").write_json("manifest.json", {})
 
 
-def test_files_of_others_and_of_other_kinds_are_refused(tmp_path: Path) -> None:
-    foreign = tmp_path / "foreign.parquet"
-    pq.write_table(pa.table({"x": [1]}), foreign)
-    with pytest.raises(TraceError, match="not written by radar-rl"):
-        read_parquet(foreign, "trace")
-    write_parquet(tmp_path / "ours.parquet", pa.table({"x": [1]}), "sequences", {})
+def test_no_filesystem_of_that_name_is_named() -> None:
+    with pytest.raises(InputError, match="gopher://somewhere"):
+        Store.at("gopher://somewhere/else")
+
+
+def test_files_of_others_and_of_other_kinds_are_refused(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    pq.write_table(pa.table({"x": [1]}), tmp_path / "out" / "foreign.parquet")
+    with pytest.raises(TraceError, match=r"foreign.parquet: not written by radar-rl"):
+        store.read_parquet("foreign.parquet", "trace")
+    store.write_parquet("ours.parquet", pa.table({"x": [1]}), "sequences", {})
     with pytest.raises(TraceError, match="expected trace"):
-        read_parquet(tmp_path / "ours.parquet", "trace")
-    with pytest.raises(TraceError, match="missing or damaged"):
-        read_parquet(tmp_path / "nowhere.parquet", "trace")
+        store.read_parquet("ours.parquet", "trace")
+    with pytest.raises(TraceError, match=r"nowhere.parquet: missing"):
+        store.read_parquet("nowhere.parquet", "trace")
 
 
-def test_a_manifest_goes_on_with_the_same_settings_only(tmp_path: Path) -> None:
-    manifest = Manifest.open(tmp_path, "traces", {"top_k": 10, "tasks": ("a", "b")}, 2)
-    manifest.finish("shard-00000", {"rows": 5})
-    again = Manifest.open(tmp_path, "traces", {"top_k": 10, "tasks": ["a", "b"]}, 2)
-    assert again.shards == {"shard-00000": {"rows": 5}}
-    assert not again.complete
-    with pytest.raises(TraceError, match=r"top_k: 10 there, 8 asked for"):
-        Manifest.open(tmp_path, "traces", {"top_k": 8, "tasks": ["a", "b"]}, 2)
-    with pytest.raises(TraceError, match="expected rollouts"):
-        Manifest.open(tmp_path, "rollouts", {"top_k": 10, "tasks": ["a", "b"]}, 2)
-
-
-@pytest.mark.parametrize("content", ["{", "[]", '{"kind": "traces"}'])
-def test_a_damaged_manifest_is_named(tmp_path: Path, content: str) -> None:
-    (tmp_path / MANIFEST).write_text(content)
-    with pytest.raises(TraceError, match="damaged"):
-        Manifest.read(tmp_path, "traces")
+def test_a_truncated_or_altered_file_is_named(store: Store) -> None:
+    record = plain({"f": store.write_parquet("rows.parquet", ROWS, "trace", {})})["f"]
+    path = Path(store.folder) / "rows.parquet"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-100])
+    with pytest.raises(TraceError, match=rf"rows.parquet: holds {len(whole) - 100} bytes, its manifest says"):
+        store.read_parquet("rows.parquet", "trace", record=record)
+    with pytest.raises(TraceError, match=r"rows.parquet: damaged"):
+        store.read_parquet("rows.parquet", "trace")
+    flipped = bytearray(whole)
+    flipped[1000] ^= 1
+    path.write_bytes(flipped)
+    with pytest.raises(TraceError, match=r"rows.parquet: altered, its checksum"):
+        store.read_parquet("rows.parquet", "trace", record=record)
+    path.write_bytes(whole)
+    wrong = plain({"f": FileRecord(49_999, record["bytes"], record["sha256"])})["f"]
+    with pytest.raises(TraceError, match=r"rows.parquet: holds 50000 rows, its manifest says 49999"):
+        store.read_parquet("rows.parquet", "trace", record=wrong)

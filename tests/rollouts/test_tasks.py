@@ -41,7 +41,7 @@ def test_a_file_of_rows(tmp_path: Path) -> None:
     )
     assert load_prompts([], path=path) == [
         Prompt("mine", "7", text="A passage.\n\nWhat is it?"),
-        Prompt("mine", "chat", text="First turn"),
+        Prompt("mine", "chat", text="First turn", later_turns=("Second turn",)),
         Prompt("mine", "mine-3", token_ids=(1, 2, 3)),
     ]
 
@@ -61,8 +61,8 @@ def test_a_folder_of_sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     ("row", "message"),
     [
         ({"id": "x", "answer": "no question"}, r"row 2 \(x\): expected a prompt"),
-        ({"id": "x", "prompt": "  "}, "expected a prompt"),
-        ({"id": "x", "turns": "not a list"}, "expected a prompt"),
+        ({"id": "x", "prompt": "  "}, r"row 2 \(x\): prompt: expected text"),
+        ({"id": "x", "turns": "not a list"}, "turns: expected a list"),
         ({"id": "x", "prompt_ids": [1, "2"]}, "prompt_ids"),
         ({"id": "x", "prompt_ids": []}, "prompt_ids"),
         ({"id": "first", "prompt": "again"}, "occurs twice"),

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from synthetic_trace import MadeTrace
 
 from radar_rl.errors import InputError
@@ -12,25 +13,26 @@ from radar_rl.rollouts.trace import NO_RANK, Sequences, TraceSettings, accepted_
 from radar_rl.rollouts.tracer import trace_sequence
 from radar_rl.runtime import SpeculativeDecoder
 from radar_rl.speculative import Pair, load_pair
+from radar_rl.speculative.pair import stock_target
 
 
 def trace_of(pair: Pair, prompt: list[int], new: list[int], batch: int, size: int = 60, **shape: int) -> MadeTrace:
     ids = [*prompt, *new]
     depth, k = shape.get("max_depth", 8), shape.get("top_k", 10)
-    confidences, ranks = trace_sequence(
+    traced = trace_sequence(
         pair, ids, len(prompt), max_depth=depth, top_k=k, tree_size=size, positions_per_batch=batch
     )
-    rows = len(confidences)
+    rows = len(traced.confidences)
     positions = np.arange(len(prompt), len(ids) - 1, dtype=np.int32)
     return MadeTrace(
         TraceSettings("t", "d", depth, k, size),
         Sequences(["s"], ["t"], ["p"], np.array([len(prompt)]), np.array([len(ids)])),
         np.zeros(rows, np.int32),
         positions,
-        confidences,
-        accepted_tokens(ranks, len(ids) - 1 - positions, top_k=k, tree_size=size),
+        traced.confidences,
+        accepted_tokens(traced.ranks, len(ids) - 1 - positions, top_k=k, tree_size=size),
         np.zeros(rows, bool),
-        ranks=ranks,
+        ranks=traced.ranks,
     )
 
 
@@ -98,8 +100,33 @@ def test_ranks_along_a_path_only_grow_and_depths_beyond_the_calls_have_none(
 def test_a_text_of_one_token_has_no_rows_and_a_text_without_prompt_is_refused(tiny_pair: tuple[Path, Path]) -> None:
     pair = load_pair(*tiny_pair)
     shape = {"max_depth": 2, "top_k": 3, "tree_size": 8}
-    confidences, ranks = trace_sequence(pair, [5, 6], 1, **shape)
-    assert confidences.shape == (0, 2, 3)
-    assert ranks.shape == (0, 2, 2)
+    traced = trace_sequence(pair, [5, 6], 1, **shape)
+    assert traced.confidences.shape == (0, 2, 3)
+    assert traced.ranks.shape == (0, 2, 2)
     with pytest.raises(InputError, match="prompt_length"):
         trace_sequence(pair, [5, 6], 0, **shape)
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 256])
+def test_judging_counts_what_transformers_own_forward_counts(
+    pocket: Pair, shipped_prompts: list[str], chunk: int
+) -> None:
+    ids = pocket.encode_prompt(shipped_prompts[0])
+    greedy = SpeculativeDecoder(pocket, StaticDepth(8)).generate(ids, max_new_tokens=24).token_ids
+    strange = np.random.default_rng(0).integers(3, 4096, size=24).tolist()
+    stock = stock_target(pocket, "pocket")
+    for new in (greedy, strange, [*greedy[:9], *strange], greedy[:1]):
+        text = torch.tensor([[*ids, *new]])
+        with torch.inference_mode():
+            scores = stock(text).logits[0, len(ids) - 1 : -1].double().log_softmax(dim=-1)
+        expected = int((scores.argmax(dim=-1) == text[0, len(ids) :]).sum())
+        least = int((scores.gather(1, text[0, len(ids) :, None]) < np.log(1e-6)).sum())
+        judged = trace_sequence(
+            pocket, [*ids, *new], len(ids), max_depth=2, top_k=3, tree_size=8, positions_per_batch=chunk, judge=True
+        )
+        assert (judged.greedy, judged.improbable) == (expected, least)
+        assert expected == len(new) if new == greedy else least > 0 or new == greedy[:1]
+    unjudged = trace_sequence(pocket, [*ids, *strange], len(ids), max_depth=2, top_k=3, tree_size=8)
+    assert (unjudged.greedy, unjudged.improbable) == (0, 0)
+    nothing = trace_sequence(pocket, ids, len(ids), max_depth=2, top_k=3, tree_size=8, judge=True)
+    assert (nothing.greedy, nothing.improbable) == (0, 0)

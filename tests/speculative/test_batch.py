@@ -196,3 +196,22 @@ def test_a_long_prompt_allocates_no_square_of_its_length(tmp_path: Path) -> None
         batch.verify()
     assert len(batch.texts[0].token_ids) >= 2
     assert 0 < largest.elements < 8192 * 8192 // 4
+
+
+def test_asking_what_would_be_accepted_changes_nothing(pocket: Pair, shipped_prompts: list[str]) -> None:
+    ids = [pocket.encode_prompt(prompt) for prompt in shipped_prompts[:3]]
+    asked, plain = (SpeculativeBatch(pocket, ids, max_new_tokens=40, temperature=1.0, seed=3) for _ in range(2))
+    rounds = 0
+    while plain.active:
+        asked.begin(), plain.begin()
+        answers = [asked.would_accept()]
+        for _ in range(7):
+            asked.draft(), plain.draft()
+            answers.append(asked.would_accept())
+        ended = plain.verify()
+        assert [done.accepted for done in ended] == answers[-1]
+        assert [done.emitted for done in asked.verify()] == [done.emitted for done in ended]
+        rounds += len(ended)
+    assert rounds > 20
+    with pytest.raises(RuntimeError, match="round in progress"):
+        asked.would_accept()

@@ -1,4 +1,4 @@
-"""What each step earns and costs, tabulated once: the environments only look up."""
+"""What each step earns and costs, tabulated once: environments and rollouts only look up."""
 
 from dataclasses import dataclass
 

@@ -1,0 +1,88 @@
+import multiprocessing
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from radar_rl.errors import InputError
+from radar_rl.rollouts import claim
+from radar_rl.rollouts.claim import claimed
+from radar_rl.rollouts.storage import Store
+
+
+def hold(folder: Path, held: "multiprocessing.synchronize.Event") -> None:
+    with claimed(Store.at(folder), "shard-00000-of-00001"):
+        held.set()
+        time.sleep(600)
+
+
+def held_by_another(folder: Path) -> multiprocessing.Process:
+    context = multiprocessing.get_context("fork")
+    held = context.Event()
+    other = context.Process(target=hold, args=(folder, held), daemon=True)
+    other.start()
+    assert held.wait(60)
+    return other
+
+
+def test_the_living_are_not_disturbed_and_the_dead_are_followed(tmp_path: Path) -> None:
+    other = held_by_another(tmp_path)
+    with (
+        pytest.raises(InputError, match=rf"shard-00000-of-00001 is being written by another process.*{other.pid}"),
+        claimed(Store.at(tmp_path), "shard-00000-of-00001"),
+    ):
+        pass
+    with claimed(Store.at(tmp_path), "shard-00000-of-00002"):
+        pass  # another share is another matter
+    os.kill(other.pid, signal.SIGKILL)
+    other.join()
+    with claimed(Store.at(tmp_path), "shard-00000-of-00001"):
+        pass
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"cannot write .*file"), claimed(Store.at(tmp_path / "file" / "out"), "shard"):
+        pass
+
+
+@pytest.fixture
+def leases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    """A store without locks, as object stores are, whose owners die soon."""
+    for name, seconds in (("RENEWED_EVERY", 0.05), ("DEAD_AFTER", 1.0), ("SETTLED_AFTER", 0.01)):
+        monkeypatch.setattr(claim, name, seconds)
+    store = Store.at(tmp_path)
+    return Store(store.place, store.filesystem, store.folder, None)
+
+
+def test_without_locks_a_lease_is_renewed(leases: Store) -> None:
+    with (
+        claimed(leases, "shard"),
+        pytest.raises(InputError, match=rf"shard is being written by another process.*{os.getpid()}"),
+        claimed(leases, "shard"),
+    ):
+        pass
+    assert not list(Path(leases.folder).iterdir())  # given back
+    with claimed(leases, "shard"):
+        pass
+
+
+def test_without_locks_the_silent_are_followed(leases: Store) -> None:
+    leases.write_json(".shard.lease", {"owner": {"process": 1}, "token": "of a dead one", "beat": 7})
+    with claimed(leases, "shard"):
+        assert b"of a dead one" not in (Path(leases.folder) / ".shard.lease").read_bytes()
+
+
+def test_of_two_simultaneous_claims_one_stays(leases: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    slept = time.sleep
+
+    def another_writes_meanwhile(seconds: float) -> None:
+        if seconds == claim.SETTLED_AFTER:
+            leases.write_json(".shard.lease", {"owner": {"process": 2}, "token": "another's", "beat": 0})
+        slept(seconds)
+
+    monkeypatch.setattr(claim.time, "sleep", another_writes_meanwhile)
+    with pytest.raises(InputError, match="'process': 2"), claimed(leases, "shard"):
+        pass
