@@ -98,11 +98,11 @@ class DraftTreeBase(gymnasium.Env[Observation, np.int64]):
 
         Args:
             seed: makes the draws repeatable.
-            options: ``{"text": i}`` takes text i instead of drawing one. A text that its first token ended is passed
-                over for the next one; ``info["text"]`` says which it is.
+            options: ``{"text": i}`` takes text i instead of drawing one. A text that its first token ended, or that
+                does not fit the context, is passed over for the next one; ``info["text"]`` says which it is.
 
         Raises:
-            InputError: no such text, or all texts are ended by their first token.
+            InputError: no such text, or none has a round.
         """
         super().reset(seed=seed)
         wanted = (options or {}).get("text")
@@ -155,7 +155,7 @@ class DraftTreeBase(gymnasium.Env[Observation, np.int64]):
             if not session.finished:
                 self.session, self._text = session, index % count
                 return session
-        raise InputError("every text ends with its first token: there is no round to decide about")
+        raise InputError("every text ends with its first token or does not fit: there is no round to decide about")
 
     def _observe(self, state: DraftState) -> Observation:
         observation: Observation = self.observation_spec.build(state.confidences[None], np.array([state.depth]))[0]

@@ -43,6 +43,7 @@ class DraftTreeEnv(DraftTreeBase):
 
     ## Starting state
     A prompt is drawn, read by the target, and its first token emitted; draft call 1 of the first round has been made.
+    Each turn of a conversation is a prompt, with the target's own answers to the turns before it.
 
     ## Episode end
     ``episode="sequence"`` (default): the text ends, by its end token or at ``max_new_tokens``. ``episode="round"``: a

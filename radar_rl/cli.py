@@ -29,6 +29,7 @@ VERBS = {
     "train-pair": "radar_rl.zoo.train_pair:train_pair",
     "bench-round": "radar_rl.benchmarks.round:bench_round",
     "bench-hybrid": "radar_rl.benchmarks.hybrid:bench_hybrid",
+    "bench-features": "radar_rl.benchmarks.features:bench_features",
     "bench-scale": "radar_rl.benchmarks.scale:bench_scale",
 }
 

@@ -38,8 +38,8 @@ def overview(verbs: Mapping[str, str]) -> str:
         lines += textwrap.wrap(
             _purpose(verb),
             WIDTH,
-            initial_indent=f"  {spoken(verb):<14}",
-            subsequent_indent=" " * 16,
+            initial_indent=f"  {spoken(verb):<16}",
+            subsequent_indent=" " * 18,
             break_on_hyphens=False,
         )
     return OVERVIEW.format(verbs="\n".join(lines))

@@ -55,6 +55,28 @@ def test_a_mistake_is_named(
     assert told in fails(capfd, *command)
 
 
+@pytest.mark.parametrize("verb", ["collect", "rollout"])
+@pytest.mark.parametrize(
+    ("rows", "told"),
+    [
+        (b'{"id": "a", "prompt": "fine"}\n{"id": "b", "answer": "no prompt"}\n', "row 2 (b): expected a prompt"),
+        (b'{"id": "a", "prompt": "fine"}\n{"id": "b", "prompt": "\xff\xfe"}\n', "rows.jsonl:2: not UTF-8"),
+        (b'{"id": "a", "prompt": "fine"}\n{"id": "a", "prompt": "again"}\n', "row 2: id 'a' occurs twice"),
+        (b'{"id": "a", "turns": ["fine", {"role": "user"}]}\n', "row 1 (a): turns: expected text"),
+        (b'{"id": "a", "turns": []}\n', "row 1 (a): turns: expected a list of texts, not empty"),
+        (b'{"id": "a", "prompt_ids": [1, "2"]}\n', "row 1 (a): prompt_ids must be a list of whole numbers"),
+        (b'{"id": "a", "prompt_ids": [1, 99999]}\n', "rows, prompt a: prompt: token id 99999 is outside"),
+        (json.dumps({"id": "a", "prompt": "many " * 2000}).encode(), "no prompt fits: "),
+    ],
+)
+def test_bad_rows_are_named(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], rows: bytes, told: str, verb: str
+) -> None:
+    (tmp_path / "rows.jsonl").write_bytes(rows)
+    assert told in fails(capfd, verb, f"task.path={tmp_path / 'rows.jsonl'}", f"out={tmp_path / 'out'}")
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("damage", ["missing", "misshapen"])
 @pytest.mark.parametrize("part", ["target", "draft"])
 def test_a_checkpoint_that_does_not_fit_is_named(

@@ -1,8 +1,6 @@
 """The data that ships: prompts of our own, a sample trace and rollout, and the card that describes them."""
 
-import json
 import re
-from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
 
@@ -10,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from radar_rl.rollouts import load_prompts, load_rollouts, load_trace, read_jsonl, rollout_settings
+from radar_rl.rollouts import TraceSettings, load_prompts, load_rollouts, load_trace, read_jsonl, rollout_settings
 
 FAMILIES = ("dialogue", "arithmetic", "instructions", "python")
 MEGABYTE = 2**20
@@ -149,6 +147,6 @@ def test_the_sample_comes_from_the_shipped_prompts(shipped: Path):
 def test_the_sample_rollout_replays_the_sample_trace(shipped: Path):
     trace = load_trace(shipped / "sample" / "traces")
     log = load_rollouts(shipped / "sample" / "rollouts")
-    assert rollout_settings(shipped / "sample" / "rollouts")["trace"] == json.loads(json.dumps(asdict(trace.settings)))
+    assert TraceSettings(**rollout_settings(shipped / "sample" / "rollouts")["trace"]) == trace.settings
     # The text does not depend on the policy: whatever it did, it emitted every token after the first.
     assert log["emitted"].sum() == int((trace.sequences.length - trace.sequences.prompt_length - 1).sum())

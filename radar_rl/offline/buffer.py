@@ -66,7 +66,9 @@ class TransitionBuffer(d3rlpy.dataset.ReplayBufferBase):  # type: ignore[misc]  
         """Sample from other transitions from now on; a new λ changes every reward."""
         self.transitions = transitions
         weight = transitions.weight
-        self._cumulative = None if weight is None else np.cumsum(weight, dtype=np.float64)
+        self._cumulative = None if weight is None else weight.astype(np.float64)
+        if self._cumulative is not None:
+            np.cumsum(self._cumulative, out=self._cumulative)  # in place: with dtype= it would hold a second copy
 
     def _draw(self, count: int) -> NDArray[np.int64]:
         if self._cumulative is None:

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,8 @@ def read_jsonl(path: str | Path) -> Iterator[dict[str, Any]]:
                 row = json.loads(line.decode("utf-8"))
             except UnicodeDecodeError as error:
                 raise InputError(f"{path}:{number}: not UTF-8 ({error.reason} at byte {error.start})") from error
-            except json.JSONDecodeError as error:
-                raise InputError(f"{path}:{number}: not JSON ({error.msg})") from error
+            except (ValueError, RecursionError) as error:  # numbers of thousands of digits are no JSONDecodeError
+                raise InputError(f"{path}:{number}: not JSON ({getattr(error, 'msg', error)})") from error
             if not isinstance(row, dict):
                 raise InputError(f"{path}:{number}: expected a JSON object, got {type(row).__name__}")
             yield row
@@ -37,5 +38,5 @@ def read_jsonl(path: str | Path) -> Iterator[dict[str, Any]]:
 def _whole(lines: Iterable[bytes], path: Path) -> Iterator[bytes]:
     try:
         yield from lines
-    except (gzip.BadGzipFile, EOFError) as error:
+    except (gzip.BadGzipFile, zlib.error, EOFError) as error:
         raise InputError(f"{path}: not a whole gzip file ({error})") from error

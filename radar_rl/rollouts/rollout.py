@@ -106,6 +106,8 @@ def rollout(
     for name, value in {"episodes": episodes, "batch": batch, "samples": samples}.items():
         if value is not None and value < 1:
             raise ConfigError(f"{name}: expected at least 1, got {value}")
+    if env == "live" and samples > 1 and temperature == 0:
+        raise ConfigError(f"samples={samples} with temperature=0 would make the same text again; set a temperature")
     decides = policy_from_string(policy, seed=seed)
     shape = {"max_depth": max_depth, "top_k": top_k, "tree_size": tree_size}
     texts: Texts
@@ -154,12 +156,12 @@ def rollout(
     with claimed(store, Manifest(store, "rollouts", {}, 0).claim):
         log = RolloutLog(store, about | shape | origin, decides)
         todo = log.missing(texts, slots)
-        if not todo:
-            print(f"{store.place}: these rollouts are there already")
-            return out
         size = batch * max(1, TEXTS_PER_PART // batch)  # whole batches, so that a run that goes on makes the same ones
         parts = [todo[first : first + size] for first in range(0, len(todo), size)]
         log.expect(len(parts))
+        if not todo:
+            print(f"{store.place}: these rollouts are there already")
+            return out
         start = time.monotonic()
         acted = act_on(texts, todo, decides, spec=spec, payments=payments, batch=batch, episode=log.episodes)
         batches = track(acted, -(-len(todo) // batch), "rolling out")
@@ -241,8 +243,8 @@ class RolloutLog:
         """
         done = {name: what for entry in self._entries() for name, what in entry["texts"].items()}
         wanted = {slot.name(texts): slot for slot in slots}
-        for name in wanted.keys() & done.keys():
-            if done[name] != texts.fingerprint(wanted[name].index):
+        for name, slot in wanted.items():
+            if name in done and done[name] != texts.fingerprint(slot.index):
                 raise TraceError(
                     f"{self.manifest.store.place}: {name} was another text when it was logged (its prompt was changed, "
                     "or the trace was collected anew); choose another out="

@@ -124,6 +124,9 @@ def _converse(
 ) -> tuple[list[list[tuple[int, ...]]], list[list[WrittenText]], list[Skipped]]:
     """Wave by wave, a turn each: what was to be answered, the answers, and the turns that did not fit."""
     options = DEFAULTS | options
+    for prompt in (work.prompt for work in works if work.prompt.later_turns):
+        if pair.tokenizer is None or prompt.text is None:
+            raise InputError(f"{prompt.label}: a conversation needs text and a target with a tokenizer; give one turn")
     seeds = [sequence_seed(options["seed"], work.prompt.prompt_id, work.sample) for work in works]
     prompts = [[work.prompt_ids] for work in works]
     written: list[list[WrittenText]] = [[] for _ in works]

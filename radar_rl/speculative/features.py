@@ -2,8 +2,8 @@
 
 Each is defined once, here, over the trees of a ``TreeGrowth`` whose newest call was kept (``keep_newest``): a trace
 collects them for many positions at once, and a session that asks for them live gets the very same numbers, rounded to
-float16 as the trace stores them. ``FEATURES`` says of each what it means and what it costs at run time; ``radar-rl
-bench features`` measures that.
+float16 as the trace stores them (up to ties of two nodes within floating-point error). ``FEATURES`` says of each what
+it means and what it costs at run time; ``radar-rl bench features`` measures that.
 """
 
 import hashlib
@@ -107,7 +107,7 @@ FEATURES = {
             ("max_depth", "feature_dim"),
             "The head's hidden state (its layer's output) at the best node that call ℓ expanded, what ``entropy``'s "
             "distribution was computed from, projected to ``feature_dim``.",
-            "per draft call: one row times a matrix [head's hidden size, feature_dim]",
+            "per draft call: one row times a matrix, head's hidden size × feature_dim",
             projected=True,
         ),
         Feature(
@@ -116,7 +116,7 @@ FEATURES = {
             "The target's features that the head reads, at the last token that the target has read when the round "
             "starts: the one before the root, whose own token the target reads only when it verifies. EAGLE-3: the "
             "inputs of three layers side by side, EAGLE-2: the last hidden state; projected to ``feature_dim``.",
-            "per round: one row times a matrix [feature size, feature_dim]",
+            "per round: one row times a matrix, feature size × feature_dim",
             projected=True,
         ),
     )
@@ -166,8 +166,8 @@ def projection(name: str, size: int, feature_dim: int, seed: int, device: torch.
 
 def entropy(newest: NewestCall) -> Tensor:
     """See ``FEATURES``: [R]."""
-    terms: Tensor = torch.special.entr(newest.log_probs[:, 0].exp())  # 0 where a probability is 0
-    return terms.sum(dim=-1)
+    best = newest.log_probs[:, 0]
+    return -(best.exp() * best.clamp(min=-FLOAT16_MAX)).sum(dim=-1)  # 0 · log 0 = 0
 
 
 def margin(newest: NewestCall) -> Tensor:

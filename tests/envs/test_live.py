@@ -1,6 +1,7 @@
 """The live environment, and that replay is the same thing."""
 
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import gymnasium
@@ -104,6 +105,18 @@ def test_the_text_does_not_depend_on_the_policy(pair: Pair, prompts: list[Prompt
                 terminated = env.step(int(rng.random() < probability))[2]
             assert session is not None
             assert session.session.token_ids == expected  # type: ignore[attr-defined]
+
+
+def test_each_turn_of_a_conversation_is_a_text(pair: Pair) -> None:
+    talk = Prompt("talk", "a", text="Name a colour.", later_turns=("Why that one?",))
+    env = DraftTreeEnv(pair, [talk], max_new_tokens=12)
+    first = autoregressive(pair, talk.encode(pair), max_new_tokens=12)
+    answer = pair.tokenizer.decode([i for i in first if i not in pair.eos_token_ids])
+    _, info = env.reset(options={"text": 1})
+    assert (info["text"], info["position"]) == (1, len(talk.encode(pair, [answer])))
+    short = replace(pair, max_positions=info["position"] + 11)  # a token too few for the second turn
+    _, info = DraftTreeEnv(short, [talk], max_new_tokens=12).reset(options={"text": 1})
+    assert info["text"] == 0
 
 
 def test_prompts_may_be_text_or_token_ids(pair: Pair) -> None:

@@ -66,6 +66,14 @@ def test_a_folder_of_sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         ({"id": "x", "prompt_ids": [1, "2"]}, "prompt_ids"),
         ({"id": "x", "prompt_ids": []}, "prompt_ids"),
         ({"id": "first", "prompt": "again"}, "occurs twice"),
+        ({"id": "x", "prompt": 7}, "prompt: expected text"),
+        ({"id": "x", "turns": []}, "turns: expected a list of texts, not empty"),
+        ({"id": "x", "turns": [], "prompt": "beside it"}, "turns: expected a list of texts, not empty"),
+        ({"id": "x", "turns": ["fine", 2]}, "turns: expected text, not empty, got 2"),
+        ({"id": "x", "turns": ["fine", " "]}, "turns: expected text"),
+        ({"id": "x", "turns": [None]}, "turns: expected text"),
+        ({"id": "x", "prompt": "fine", "context": ["a list"]}, "context: expected text"),
+        ({"id": "x", "prompt": "half a smile: \ud83d"}, "prompt: half a character at 14"),
     ],
 )
 def test_bad_rows_are_named(tmp_path: Path, row: dict[str, Any], message: str) -> None:
@@ -87,21 +95,126 @@ def test_nothing_to_read_is_named(tmp_path: Path) -> None:
         load_prompts(limit=0)
 
 
-def test_hub_sets_are_read_under_our_names(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[Any] = []
+COMPLETION = "completion or completion_ids"
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"prompt": "p"}, f"row 1 .mine-1.: expected {COMPLETION}"),
+        ({"prompt": "p", "completion": ""}, "completion: expected text, not empty"),
+        ({"prompt": "p", "completion": 3}, "completion: expected text"),
+        ({"prompt": "p", "completion_ids": []}, "completion_ids must be a list of whole numbers"),
+        ({"prompt": "p", "completion_ids": [1, 2.5]}, "completion_ids must be a list of whole numbers"),
+        ({"prompt": "p", "completion_ids": [True]}, "completion_ids must be a list of whole numbers"),
+        ({"turns": ["p", "q"], "completion": "c"}, "answers one prompt, got 2 turns"),
+        ({"completion": "c"}, "expected a prompt, turns or prompt_ids"),
+    ],
+)
+def test_bad_completions_are_named(tmp_path: Path, row: dict[str, Any], message: str) -> None:
+    path = write(tmp_path / "mine.jsonl", row)
+    with pytest.raises(InputError, match=message):
+        load_prompts([], path=path, completions=True)
+
+
+def test_completions_are_read_where_they_are_asked_for(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "log.jsonl",
+        {"id": "a", "prompt": "p", "completion": "c"},
+        {"id": "b", "prompt_ids": [1, 2], "completion_ids": [3]},
+        {"id": "c", "prompt_ids": [1, 2], "completion": "c"},
+        {"id": "d", "turns": ["p"], "completion": "ignored", "completion_ids": [4, 5]},
+    )
+    assert load_prompts([], path=path, completions=True) == [
+        Prompt("log", "a", text="p", completion="c"),
+        Prompt("log", "b", token_ids=(1, 2), completion_ids=(3,)),
+        Prompt("log", "c", token_ids=(1, 2), completion="c"),
+        Prompt("log", "d", text="p", completion_ids=(4, 5)),
+    ]
+    plain = load_prompts([], path=path)
+    assert [prompt.completion or prompt.completion_ids for prompt in plain] == [None] * 4
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Stands for the Hub's library; ``hub.rows`` is what every set holds, ``hub.asked`` what was asked for."""
 
     def load_dataset(path: str, name: str | None, **settings: Any) -> list[dict[str, Any]]:
-        asked.append((path, name, settings["split"]))
-        return [{"question": "How many?", "answer": "4"}, {"question": "How far?", "answer": "5"}]
+        stand_in.asked.append((path, name, settings["split"]))
+        if isinstance(stand_in.rows, Exception):
+            raise stand_in.rows
+        return stand_in.rows
 
-    hub = ModuleType("datasets")
-    hub.load_dataset = load_dataset  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "datasets", hub)
+    stand_in: Any = ModuleType("datasets")
+    stand_in.load_dataset, stand_in.asked, stand_in.rows = load_dataset, [], []
+    monkeypatch.setitem(sys.modules, "datasets", stand_in)
+    return stand_in
+
+
+def test_hub_sets_are_read_under_our_names(hub: Any) -> None:
+    hub.rows = [{"question": "How many?", "answer": "4"}, {"question": "How far?", "answer": "5"}]
     assert load_prompts(["gsm8k"]) == [
         Prompt("gsm8k", "gsm8k-1", text="How many?"),
         Prompt("gsm8k", "gsm8k-2", text="How far?"),
     ]
-    assert asked == [("openai/gsm8k", "main", "test")]
+    # Rows without ids are numbered in their split, else one prompt could be held out in one and trained on in another.
+    assert load_prompts(["gsm8k"], split="train", limit=1) == [Prompt("gsm8k", "gsm8k-train-1", text="How many?")]
+    assert hub.asked == [("openai/gsm8k", "main", "test"), ("openai/gsm8k", "main", "train")]
+
+
+# A row of each set, as its card on the Hub shows them, and the prompt that is made of it.
+ROWS: dict[str, tuple[dict[str, Any], Prompt]] = {
+    "alpaca": (
+        {"instruction": "Classify this.", "input": "A whale", "output": "Mammal", "text": "Below is …"},
+        Prompt("alpaca", "alpaca-1", text="A whale\n\nClassify this."),
+    ),
+    "humaneval": (
+        {"task_id": "HumanEval/0", "prompt": "def f():\n", "canonical_solution": "", "test": "", "entry_point": "f"},
+        Prompt("humaneval", "HumanEval/0", text="Complete the code I provided.\ndef f():\n"),
+    ),
+    "mbpp": (
+        {"task_id": 11, "text": "Write a function.", "code": "", "test_list": [], "test_setup_code": ""},
+        Prompt("mbpp", "11", text="Write a function."),
+    ),
+    "mt_bench": (
+        {"prompt": ["Write it.", "Now shorter."], "prompt_id": 44619073, "category": "writing", "reference": []},
+        Prompt("mt_bench", "44619073", text="Write it.", later_turns=("Now shorter.",)),
+    ),
+    "nq_rag": (
+        {"query": "who sang it", "answer": "The song … sang it."},
+        Prompt("nq_rag", "nq_rag-1", text="The song … sang it.\n\nwho sang it"),
+    ),
+    "spec_bench": (
+        {"question_id": 241, "category": "summarization", "turns": ["Summarize: News."], "reference": ["x"]},
+        Prompt("spec_bench", "241", text="Summarize: News."),
+    ),
+    "squad": (
+        {"id": "56be", "title": "t", "context": "The passage.", "question": "Which?", "answers": {}},
+        Prompt("squad", "56be", text="The passage.\n\nWhich?"),
+    ),
+    "sum": (
+        {"article": "LONDON {today}.", "highlights": "h", "id": "92c5"},
+        Prompt("sum", "92c5", text="Summarize: LONDON {today}."),
+    ),
+}
+
+
+@pytest.mark.parametrize("task", ROWS)
+def test_a_row_of_every_set_makes_a_prompt(hub: Any, task: str) -> None:
+    row, prompt = ROWS[task]
+    hub.rows = [row]
+    assert load_prompts([task]) == [prompt]
+
+
+def test_what_a_hub_set_lacks_is_named(hub: Any) -> None:
+    with pytest.raises(InputError, match=r"'humaneval'.*no split=train, only eval; give data_dir"):
+        load_prompts(["humaneval"], split="train")
+    hub.rows = [{"problem": "How many?"}]
+    with pytest.raises(InputError, match=r"openai/gsm8k has no column 'question'; columns: problem"):
+        load_prompts(["gsm8k"])
+    hub.rows = ConnectionError("no route")
+    with pytest.raises(InputError, match=r"openai/gsm8k cannot be read \(no route\); give data_dir"):
+        load_prompts(["gsm8k"])
 
 
 def test_without_the_hub_library_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,7 +224,9 @@ def test_without_the_hub_library_the_extra_is_named(monkeypatch: pytest.MonkeyPa
 
 
 def test_the_benchmark_sets_load(prompt_data: Path) -> None:
-    for task in ("gsm8k", "mbpp", "mt_bench", "squad", "nq_rag", "spec_bench", "humaneval", "alpaca"):
+    sets = ("gsm8k", "mbpp", "mt_bench", "squad", "nq_rag", "spec_bench", "humaneval", "alpaca", "sum_scitldr")
+    for task in sets:
         prompts = load_prompts([task], data_dir=prompt_data, limit=3)
         assert len(prompts) == 3
         assert all(prompt.text for prompt in prompts)
+        assert all(bool(prompt.later_turns) == (task == "mt_bench") for prompt in prompts)

@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from capturing import Capturing
 from torch import Tensor
 
 from radar_rl.errors import ConfigError
-from radar_rl.speculative import NgramIndex, Pair, SpeculativeBatch, load_pair
+from radar_rl.speculative import NgramIndex, Pair, SpeculativeBatch, SpeculativeSession, load_pair
 from radar_rl.speculative.features import FEATURES, Features, checked_names, match_length, projection, stored
+from radar_rl.speculative.graphs import Arena
 from radar_rl.speculative.heads import DraftCache
 from radar_rl.speculative.target import TargetCache
 from radar_rl.speculative.tree import LiveSlots, TreeGrowth, select
@@ -163,6 +165,28 @@ def test_trees_that_stopped_are_left_out(
             alone = next(growth for growth in growing(pocket, ids) if growth.depth == grown[-1].depth)
             for name, values in features.of_call(alone).items():
                 np.testing.assert_allclose(together[name][at].float(), values[0].float(), atol=2e-3, rtol=2e-3)
+
+
+@torch.inference_mode()
+def test_captured_passes_give_the_same_features(
+    pocket: Pair, shipped_prompts: list[str], grown: list[TreeGrowth]
+) -> None:
+    features = Features(pocket.head, ["target", *PER_CALL], **SETTINGS)
+    found: list[list[Tensor]] = []
+    for pair in (pocket, replace(pocket, arena=Arena(Capturing()))):
+        session = SpeculativeSession(pair, pocket.encode_prompt(shipped_prompts[0]), max_new_tokens=24)
+        found.append([])
+        while not session.finished:
+            read = session.batch._newest(session.batch._features)
+            session.begin()
+            found[-1] += features.of_root(read).values()
+            for _ in range(3):
+                session.draft()
+                found[-1] += features.of_call(grown[-1]).values()
+            session.verify()
+    assert len(found[0]) == len(found[1])
+    for plain, captured in zip(*found, strict=True):
+        np.testing.assert_allclose(captured.float(), plain.float(), atol=4e-3, rtol=4e-3)
 
 
 def test_nothing_is_kept_that_nobody_asked_for(pocket: Pair, shipped_prompts: list[str]) -> None:
