@@ -64,7 +64,8 @@ class DraftTreeReplayEnv(DraftTreeBase):
         spec: layout of the observation.
         max_depth: most draft calls in a round, at most the collected ones (None).
         top_k: beam width; must be the collected one (None).
-        tree_size: nodes verified, root included, at most the collected ones (None).
+        tree_size: nodes verified, root included, at most the collected ones (None). A trace in memory was read for one
+            tree size and takes no other.
     """
 
     def __init__(
@@ -79,7 +80,10 @@ class DraftTreeReplayEnv(DraftTreeBase):
         top_k: int | None = None,
         tree_size: int | None = None,
     ) -> None:
-        trace = traces if isinstance(traces, Trace) else load_trace(sample_traces() if traces is None else traces)
+        if isinstance(traces, Trace):
+            trace = traces
+        else:
+            trace = load_trace(sample_traces() if traces is None else traces, tree_size=tree_size)
         if top_k is not None and top_k != trace.settings.top_k:
             raise TraceError(f"top_k: the trace was collected with {trace.settings.top_k}, got {top_k}; collect again")
         texts = ReplayTexts(trace, max_depth=max_depth, tree_size=tree_size)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 VERBS = {
     "profile": "radar_rl.runtime.profiler:profile",
     "collect": "radar_rl.rollouts.collect:collect",
+    "describe": "radar_rl.rollouts.describe:describe",
     "rollout": "radar_rl.rollouts.rollout:rollout",
     "train": "radar_rl.offline.train:train",
     "evaluate": "radar_rl.evaluation.evaluate:evaluate",
@@ -34,6 +35,7 @@ VERBS = {
     "bench-hybrid": "radar_rl.benchmarks.hybrid:bench_hybrid",
     "bench-collect": "radar_rl.benchmarks.collect:bench_collect",
     "bench-features": "radar_rl.benchmarks.features:bench_features",
+    "bench-scale": "radar_rl.benchmarks.scale:bench_scale",
 }
 
 FLAGS = ("--prompt", "--compare", "--explain", "--debug", "--help", "--version")

@@ -62,6 +62,10 @@ class JobError(RadarError):
         return self.line
 
 
+class LimitError(RadarError, MemoryError):
+    """A measurement exceeds the limit that it was to keep."""
+
+
 def check_whole(name: str, value: object, least: int | None) -> None:
     """Refuse what is no whole number, or too small a one.
 

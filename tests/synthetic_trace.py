@@ -1,15 +1,17 @@
 """Plausible random traces: texts with easy and hard stretches, drafts whose confidences predict acceptance."""
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from radar_rl.rollouts.columns import TracedText, sequences_table, trace_table
 from radar_rl.rollouts.manifest import Manifest, part_name
 from radar_rl.rollouts.storage import Store, plain
 from radar_rl.rollouts.tasks import Prompt
-from radar_rl.rollouts.trace import NO_RANK, Sequences, Trace, TraceSettings
+from radar_rl.rollouts.trace import NO_RANK, Sequences, Trace, TraceSettings, accepted_tokens
 from radar_rl.rollouts.writing import Work, WrittenText
 from radar_rl.speculative.hardware import HardwareProfile
 
@@ -24,6 +26,30 @@ HARDWARE = HardwareProfile(
 )
 
 
+@dataclass(frozen=True)
+class MadeTrace(Trace):
+    """A trace with the ranks that it would be stored with: [N, max_depth, max_depth] uint16."""
+
+    ranks: NDArray[np.uint16] = field(kw_only=True)
+
+    def at(self, tree_size: int, widen_first_level: bool = False) -> "MadeTrace":
+        """The trace as it is read for another tree size."""
+        accepted = accepted_tokens(
+            self.ranks,
+            self.remaining,
+            top_k=self.settings.top_k,
+            tree_size=tree_size,
+            widen_first_level=widen_first_level,
+        )
+        settings = replace(self.settings, tree_size=tree_size)
+        return replace(self, accepted=accepted, settings=settings, widen_first_level=widen_first_level)
+
+
+def written_out(source: Any) -> Any:
+    """All decisions or transitions of something that makes them when they are taken."""
+    return source.take(np.arange(len(source)))
+
+
 def make_trace(
     prompts: int = 40,
     new_tokens: int = 80,
@@ -34,7 +60,7 @@ def make_trace(
     tasks: tuple[str, ...] = ("first", "second"),
     cut: bool = True,
     target: str = "target@0",
-) -> Trace:
+) -> MadeTrace:
     """A trace of ``prompts`` texts of up to ``new_tokens`` tokens; every third text is cut by length (``cut``)."""
     rng = np.random.default_rng(seed)
     lengths = rng.integers(max(2, new_tokens // 2), new_tokens + 1, size=prompts)  # of the completion
@@ -70,7 +96,7 @@ def make_trace(
 
     lengths_total = prompt_lengths + lengths
     short_of_end = lengths_total[sequence] - 1 - position <= max_depth
-    return Trace(
+    return MadeTrace(
         settings=TraceSettings(target=target, draft="draft@0", max_depth=max_depth, top_k=top_k, tree_size=tree_size),
         sequences=Sequences(
             sequence_id=[f"{tasks[i % len(tasks)]}/p{i}/0/0" for i in range(prompts)],
@@ -79,15 +105,16 @@ def make_trace(
             prompt_length=prompt_lengths.astype(np.int64),
             length=lengths_total.astype(np.int64),
         ),
-        sequence=sequence.astype(np.int64),
-        position=position.astype(np.int64),
+        sequence=sequence.astype(np.int32),
+        position=position.astype(np.int32),
         confidences=confidences,
         ranks=ranks,
+        accepted=accepted_tokens(ranks, lengths_total[sequence] - 1 - position, top_k=top_k, tree_size=tree_size),
         censored=short_of_end & (sequence % 3 == 0) if cut else np.zeros(count, dtype=np.bool_),
     )
 
 
-def write_collection(folder: Path, trace: Trace, part_size: int = 4) -> Path:
+def write_collection(folder: Path, trace: MadeTrace, part_size: int = 4) -> Path:
     """Write a trace as ``collect`` does; the tokens are made up."""
     texts = trace.sequences
     store, count = Store.at(folder), -(-len(texts) // part_size)

@@ -21,7 +21,10 @@ SMALL = {
     "evaluate": ["resamples=50"],
     "rollout": ["episodes=3"],
     "decode": ["max_new_tokens=12"],
-    "bench": ["max_new_tokens=12", "max_depth=2"],
+    "bench round": ["max_new_tokens=12", "max_depth=2"],
+    "bench hybrid": ["max_new_tokens=12", "max_depth=2"],
+    "bench features": ["max_new_tokens=12", "max_depth=2"],
+    "bench scale": ["rows=3000", "part_size=10", "updates=2"],
 }
 
 
@@ -71,7 +74,8 @@ def test_its_commands_and_python_run(
     monkeypatch.delenv("RADAR_RL_DATA", raising=False)
     for command in commands(needing=False):
         if command[0] == "radar-rl":
-            code = cli.main([*command[1:], *SMALL.get(command[1], [])])
+            verb = " ".join(command[1:3]) if command[1] == "bench" else command[1]
+            code = cli.main([*command[1:], *SMALL.get(verb, [])])
             assert code == 0, f"{shlex.join(command)}: {capsys.readouterr().err}"
     for block in blocks():
         if block.language == "python":

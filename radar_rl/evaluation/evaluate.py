@@ -14,7 +14,7 @@ from radar_rl.evaluation.statistics import MIN_PROMPTS
 from radar_rl.offline.run import Run, load_run
 from radar_rl.offline.tuning import tune_rules
 from radar_rl.offline.walk import Outcomes
-from radar_rl.rollouts import load_trace
+from radar_rl.rollouts import load_trace, trace_settings
 from radar_rl.rollouts.split import held_out as is_held_out
 from radar_rl.rollouts.trace import Trace, TraceSettings
 from radar_rl.runtime.profiler import resolve_hardware
@@ -65,25 +65,25 @@ def evaluate(
         raise ConfigError(f"expected seed ≥ 0 and held_out in [0, 1], got {seed} and {held_out}")
     folder = Path(out)
     loaded = [load_run(run) for run in runs]
-    trace = load_trace(traces)
+    made = trace_settings(traces)
     for run in loaded:
-        _check_fits(run, trace.settings, allow_other_pair)
-    size = tree_size or _agreed_tree_size(loaded, trace.settings)
+        _check_fits(run, made, allow_other_pair)
+    size = tree_size or _agreed_tree_size(loaded, made)
     profile = resolve_hardware(
         hardware,
         folder / "hardware.json",
         model,
-        max_depth=trace.settings.max_depth,
-        top_k=trace.settings.top_k,
+        max_depth=made.max_depth,
+        top_k=made.top_k,
         tree_size=size,
-        made_by=asdict(trace.settings),
+        made_by=asdict(made),
         allow_other_pair=allow_other_pair,
     )
     # The same hash orders prompts for every fraction, so what the smallest one holds out, all of them do.
     fraction = min((run.held_out for run in loaded), default=held_out)
-    training, testing = _split(trace, fraction, traces)
-    rules = tune_rules(Outcomes.of(training, profile, size))
-    outcomes = Outcomes.of(testing, profile, size)
+    # One half after the other: the rules are all that is left of the training texts when the held-out ones are loaded.
+    rules = tune_rules(Outcomes.of(_half(traces, fraction, size, held=False), profile))
+    outcomes = Outcomes.of(_half(traces, fraction, size, held=True), profile)
     learned = [
         (name, run.policy, run.about["training_seconds"]) for name, run in zip(_names(loaded), loaded, strict=True)
     ]
@@ -91,7 +91,7 @@ def evaluate(
     prompts = rows["prompts"][0]
     if prompts < MIN_PROMPTS:
         log.warning("only %d held-out prompts: fewer than %d give no interval; collect more", prompts, MIN_PROMPTS)
-    pair = f"{trace.settings.target.partition('@')[0]} + {trace.settings.draft.partition('@')[0]}"
+    pair = f"{made.target.partition('@')[0]} + {made.draft.partition('@')[0]}"
     folder.mkdir(parents=True, exist_ok=True)
     rows.write_parquet(folder / TABLE_FILE)
     draw_comparison(rows, rules.static.name, pair, folder / PICTURE_FILE)
@@ -121,15 +121,13 @@ def _agreed_tree_size(runs: Sequence[Run], settings: TraceSettings) -> int:
     return sizes.pop() if len(sizes) == 1 else settings.tree_size
 
 
-def _split(trace: Trace, fraction: float, source: str) -> tuple[Trace, Trace]:
-    held = is_held_out(trace.sequences.prompt_id, fraction)
-    training, testing = trace.select(~held), trace.select(held)
-    if not len(testing) or not len(training):
-        what = "evaluate on" if not len(testing) else "tune rules on"
-        raise TraceError(
-            f"{source}: at held_out={fraction} none of its {len(held)} texts is left to {what}; collect more prompts"
-        )
-    return training, testing
+def _half(traces: str, fraction: float, tree_size: int, *, held: bool) -> Trace:
+    """The held-out texts, or the others, which rules are tuned on."""
+    trace = load_trace(traces, tree_size=tree_size, keep=lambda texts: is_held_out(texts.prompt_id, fraction) == held)
+    if not len(trace):
+        what = "evaluate on" if held else "tune rules on"
+        raise TraceError(f"{traces}: at held_out={fraction} none of its texts is left to {what}; collect more prompts")
+    return trace
 
 
 def _names(runs: Sequence[Run]) -> list[str]:

@@ -4,7 +4,7 @@ A decision is (row, depth, action): after ``depth`` draft calls of the round tha
 nothing is decided, so depths run from 1 to ``max_depth − 1``.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,8 +18,8 @@ from radar_rl.policies.protocol import CONTINUE, STOP
 
 
 @dataclass(frozen=True)
-class Decisions:
-    """M decisions.
+class DecisionTable:
+    """M decisions, written out.
 
     Attributes:
         row: [M] int32, row of the trace.
@@ -36,38 +36,90 @@ class Decisions:
     def __len__(self) -> int:
         return len(self.row)
 
+    def take(self, index: NDArray[np.integer]) -> "DecisionTable":
+        """Some of the decisions: [B] → B of them."""
+        weight = None if self.weight is None else self.weight[index]
+        return DecisionTable(self.row[index], self.depth[index], self.action[index], weight)
 
-def _full(outcomes: Outcomes, rng: np.random.Generator) -> Decisions:
+    @classmethod
+    def gathered(cls, parts: "Iterable[DecisionTable]", most: int) -> "DecisionTable":
+        """Parts one after the other, ``most`` decisions at most.
+
+        Room is made once, for the most there can be: pages that nothing is written to take no memory, and the parts
+        never lie twice in it.
+        """
+        row, depth, action = np.empty(most, np.int32), np.empty(most, np.int8), np.empty(most, np.int8)
+        weight = np.empty(most, np.float32)
+        filled, weighted = 0, False
+        for part in parts:
+            here = slice(filled, filled + len(part))
+            row[here], depth[here], action[here] = part.row, part.depth, part.action
+            if part.weight is not None:
+                weight[here], weighted = part.weight, True
+            filled += len(part)
+        return cls(row[:filled], depth[:filled], action[:filled], weight[:filled] if weighted else None)
+
+
+@dataclass(frozen=True)
+class EveryDecision:
+    """Both actions at every state of some rows: counted, not written out.
+
+    Attributes:
+        rows: [R] int32, rows of the trace.
+        max_depth: draft calls a round can make.
+        weight: None: all are drawn alike.
+    """
+
+    rows: NDArray[np.int32]
+    max_depth: int
+    weight: None = None
+
+    def __len__(self) -> int:
+        return len(self.rows) * (self.max_depth - 1) * 2
+
+    def take(self, index: NDArray[np.integer]) -> DecisionTable:
+        """Some of the decisions, which go by row, depth and action: [B] → B of them."""
+        state, action = np.divmod(index, 2)  # STOP and CONTINUE are 0 and 1
+        row, depth = np.divmod(state, self.max_depth - 1)
+        return DecisionTable(self.rows[row], (depth + 1).astype(np.int8), action.astype(np.int8))
+
+
+Decisions = DecisionTable | EveryDecision
+
+
+def _full(outcomes: Outcomes, rng: np.random.Generator) -> EveryDecision:
     """Both actions at every state: no behaviour policy, hence none of its bias."""
-    rows = np.flatnonzero(~outcomes.trace.censored).astype(np.int32)
-    depths = np.arange(1, outcomes.max_depth, dtype=np.int8)
-    actions = np.array([STOP, CONTINUE], dtype=np.int8)
-    row, depth, action = np.meshgrid(rows, depths, actions, indexing="ij")
-    return Decisions(row.ravel(), depth.ravel(), action.ravel())
+    return EveryDecision(np.flatnonzero(~outcomes.trace.censored).astype(np.int32), outcomes.max_depth)
 
 
-def _uniform(outcomes: Outcomes, rng: np.random.Generator) -> Decisions:
+def _uniform(outcomes: Outcomes, rng: np.random.Generator) -> DecisionTable:
     """Each row's round stops at a depth drawn uniformly from 1 … max_depth: what an exploring server would log."""
-    return stopping_at(outcomes, rng.integers(1, outcomes.max_depth + 1, size=len(outcomes.trace)))
+    depths = rng.integers(1, outcomes.max_depth + 1, size=len(outcomes.trace)).astype(np.int8)
+    return stopping_at(outcomes, depths)
 
 
-def _oracle(outcomes: Outcomes, rng: np.random.Generator) -> Decisions:
+def _oracle(outcomes: Outcomes, rng: np.random.Generator) -> DecisionTable:
     """At every state what the clairvoyant optimum would do from there on, drawn in proportion to what is at stake.
 
     An imitator cannot see the future, so it learns the majority of the oracle's choices. Weighting each by the seconds
     that the other choice would lose makes the majority the choice with the smaller expected loss; unweighted, many
     cheap early stops outvote the few long rounds that make the difference.
     """
-    totals = stopping_values(outcomes.seconds, outcomes.next_row, outcomes.trace.sequence)  # [N, max_depth]
-    gain = totals[:, :-1] - best_from(totals)[:, 1:]  # [N, max_depth - 1] seconds that continuing after ℓ saves
-    row, column = np.nonzero((gain != 0.0) & ~outcomes.trace.censored[:, None])
-    saved = gain[row, column]
-    return Decisions(
-        row.astype(np.int32),
-        (column + 1).astype(np.int8),
-        np.where(saved > 0.0, CONTINUE, STOP).astype(np.int8),
-        np.abs(saved).astype(np.float32),
-    )
+
+    def of(piece: slice, some: Outcomes) -> DecisionTable:
+        totals = stopping_values(some.seconds, some.next_row, some.trace.sequence)  # [n, max_depth]
+        gain = totals[:, :-1] - best_from(totals)[:, 1:]  # [n, max_depth - 1] seconds that continuing after ℓ saves
+        row, column = np.nonzero((gain != 0.0) & ~some.trace.censored[:, None])
+        saved = gain[row, column]
+        return DecisionTable(
+            (piece.start + row).astype(np.int32),
+            (column + 1).astype(np.int8),
+            np.where(saved > 0.0, CONTINUE, STOP).astype(np.int8),
+            np.abs(saved).astype(np.float32),
+        )
+
+    most = int((~outcomes.trace.censored).sum()) * (outcomes.max_depth - 1)
+    return DecisionTable.gathered((of(piece, some) for piece, some in outcomes.pieces()), most)
 
 
 Behaviour = Literal["full", "uniform", "oracle"]
@@ -78,13 +130,21 @@ BEHAVIOURS: dict[Behaviour, Callable[[Outcomes, np.random.Generator], Decisions]
 }
 
 
-def stopping_at(outcomes: Outcomes, depths: NDArray[np.int64]) -> Decisions:
+def stopping_at(outcomes: Outcomes, depths: NDArray[np.integer]) -> DecisionTable:
     """The decisions of rounds that start at every uncensored row and stop after ``depths`` [N] calls."""
     step = np.arange(1, outcomes.max_depth)
-    made = (step <= depths[:, None]) & ~outcomes.trace.censored[:, None]  # [N, max_depth - 1]
-    row, column = np.nonzero(made)
-    action = np.where(step[column] < depths[row], CONTINUE, STOP)
-    return Decisions(row.astype(np.int32), step[column].astype(np.int8), action.astype(np.int8))
+
+    def of(piece: slice) -> DecisionTable:
+        stops = depths[piece]
+        made = (step <= stops[:, None]) & ~outcomes.trace.censored[piece, None]  # [n, max_depth - 1]
+        row, column = np.nonzero(made)
+        action = np.where(step[column] < stops[row], CONTINUE, STOP)
+        return DecisionTable(
+            (piece.start + row).astype(np.int32), step[column].astype(np.int8), action.astype(np.int8)
+        )
+
+    most = int(outcomes.decisions(depths[~outcomes.trace.censored]).sum())
+    return DecisionTable.gathered((of(piece) for piece in outcomes.trace.pieces()), most)
 
 
 def decide(behaviour: Behaviour, outcomes: Outcomes, seed: int) -> Decisions:

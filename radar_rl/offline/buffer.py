@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from radar_rl.offline.backend import d3rlpy
-from radar_rl.offline.transitions import Transitions
+from radar_rl.offline.transitions import TransitionSource
 from radar_rl.policies.observation import ObservationSpec
 
 ACTIONS = 2
@@ -57,16 +57,18 @@ class TransitionBuffer(d3rlpy.dataset.ReplayBufferBase):  # type: ignore[misc]  
         seed: of the draws.
     """
 
-    def __init__(self, source: ObservationSource, transitions: Transitions, seed: int) -> None:
+    def __init__(self, source: ObservationSource, transitions: TransitionSource, seed: int) -> None:
         self.source = source
         self._rng = np.random.default_rng(seed)
         self.replace(transitions)
 
-    def replace(self, transitions: Transitions) -> None:
+    def replace(self, transitions: TransitionSource) -> None:
         """Sample from other transitions from now on; a new λ changes every reward."""
         self.transitions = transitions
         weight = transitions.weight
-        self._cumulative = None if weight is None else np.cumsum(weight, dtype=np.float64)
+        self._cumulative = None if weight is None else weight.astype(np.float64)
+        if self._cumulative is not None:
+            np.cumsum(self._cumulative, out=self._cumulative)  # in place: with dtype= it would hold a second copy
 
     def _draw(self, count: int) -> NDArray[np.int64]:
         if self._cumulative is None:
@@ -76,19 +78,17 @@ class TransitionBuffer(d3rlpy.dataset.ReplayBufferBase):  # type: ignore[misc]  
 
     def sample_transition_batch(self, batch_size: int) -> "d3rlpy.dataset.TransitionMiniBatch":
         """A mini-batch: observations [B, size] and actions, rewards, terminals, intervals [B, 1], all float32."""
-        data = self.transitions
-        drawn = self._draw(batch_size)
-        ends = data.terminal[drawn]
+        drawn = self.transitions.take(self._draw(batch_size))
         # After the last state any row does: its value is multiplied by zero.
-        next_row = np.where(ends, data.row[drawn], data.next_row[drawn])
+        next_row = np.where(drawn.terminal, drawn.row, drawn.next_row)
         column = np.ones((batch_size, 1), dtype=np.float32)
         return d3rlpy.dataset.TransitionMiniBatch(
-            observations=self.source.observe(data.row[drawn], data.depth[drawn]),
-            actions=data.action[drawn, None].astype(np.float32),
-            rewards=data.reward[drawn, None],
-            next_observations=self.source.observe(next_row, data.next_depth[drawn]),
+            observations=self.source.observe(drawn.row, drawn.depth),
+            actions=drawn.action[:, None].astype(np.float32),
+            rewards=drawn.reward[:, None],
+            next_observations=self.source.observe(next_row, drawn.next_depth),
             next_actions=np.zeros_like(column),
-            terminals=ends[:, None].astype(np.float32),
+            terminals=drawn.terminal[:, None].astype(np.float32),
             intervals=column,
             transitions=[],
         )

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from radar_rl.offline.behaviour import Decisions
 from radar_rl.offline.buffer import ObservationSource, TraceObservations
-from radar_rl.offline.shaping import potential, shaped
-from radar_rl.offline.transitions import Episode, Transitions, transitions_of
+from radar_rl.offline.shaping import potential
+from radar_rl.offline.transitions import Episode, TraceTransitions, TransitionSource
 from radar_rl.offline.tuning import TunedRules, tune_rules
 from radar_rl.offline.walk import Outcomes, Walk, walk_policy
 from radar_rl.policies.observation import ObservationSpec
@@ -36,7 +36,7 @@ class TrainingData(Protocol):
     def first_rate(self) -> float:
         """λ to start from, tokens per second."""
 
-    def transitions(self, rate: float) -> Transitions:
+    def transitions(self, rate: float) -> TransitionSource:
         """The transitions, rewards priced at ``rate`` tokens per second."""
 
     def replay(self, policy: Policy) -> Walk | None:
@@ -78,11 +78,11 @@ class TraceData:
         """Throughput of the best static depth over the training texts, tokens per second."""
         return self.rules.static_walk.tokens_per_second
 
-    def transitions(self, rate: float) -> Transitions:
+    def transitions(self, rate: float) -> TraceTransitions:
         """The transitions, rewards priced at ``rate`` tokens per second and shaped."""
         reward = replace(self.reward, rate=rate)
-        plain = transitions_of(self.outcomes, self.decisions, reward, self.episode)
-        return shaped(plain, potential(self.outcomes, reward, self.episode))
+        phi = potential(self.outcomes, reward, self.episode)
+        return TraceTransitions.of(self.outcomes, self.decisions, reward, self.episode, phi)
 
     def replay(self, policy: Policy) -> Walk:
         """A policy's walk over the training texts."""
@@ -90,9 +90,9 @@ class TraceData:
 
 
 def sample_observations(
-    data: TrainingData, transitions: Transitions, seed: int, count: int = 20_000
+    data: TrainingData, transitions: TransitionSource, seed: int, count: int = 20_000
 ) -> NDArray[np.float32]:
     """Observations of up to ``count`` states of the data, for statistics: [count, size]."""
     rng = np.random.default_rng(seed)
-    drawn = rng.integers(len(transitions), size=min(count, len(transitions)))
-    return data.source.observe(transitions.row[drawn], transitions.depth[drawn])
+    drawn = transitions.take(rng.integers(len(transitions), size=min(count, len(transitions))))
+    return data.source.observe(drawn.row, drawn.depth)

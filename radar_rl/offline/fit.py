@@ -30,12 +30,14 @@ class Fitted:
         algorithm: the trained d3rlpy algorithm.
         curve: per epoch: epoch, step, mean losses, λ (``rate``) and the policy's throughput over the training texts.
         rate: the last λ, tokens per second.
+        transitions: how many there were to learn from.
     """
 
     policy: LearnedPolicy
     algorithm: Any
     curve: list[CurveRow]
     rate: float
+    transitions: int
 
 
 def fit_policy(
@@ -95,7 +97,7 @@ def fit_policy(
                     buffer.replace(data.transitions(rate))
             curve.append(row)
             on_epoch(row)
-    return Fitted(policy, algorithm, curve, rate)
+    return Fitted(policy, algorithm, curve, rate, len(buffer.transitions))
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from radar_rl.policies.oracle import oracle_depths
 
 
 def stopping_values(
-    cost: NDArray[np.float64], next_row: NDArray[np.int64], sequence: NDArray[np.int64]
+    cost: NDArray[np.float64], next_row: NDArray[np.integer], sequence: NDArray[np.integer]
 ) -> NDArray[np.float64]:
     """Total cost to the end when stopping after each depth now and at the best depths from then on.
 

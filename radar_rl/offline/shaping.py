@@ -6,13 +6,11 @@ r + Φ(s') − Φ(s) moves the values of both actions of a state by the same amo
 left is an action's regret, and the spread of whole texts no longer drowns differences of a tenth of a token.
 """
 
-from dataclasses import replace
-
 import numpy as np
 from numpy.typing import NDArray
 
 from radar_rl.offline.hindsight import best_from, stopping_values
-from radar_rl.offline.transitions import Episode, Transitions
+from radar_rl.offline.transitions import Episode
 from radar_rl.offline.walk import Outcomes
 from radar_rl.rollouts.reward import Reward
 
@@ -26,23 +24,23 @@ def potential(outcomes: Outcomes, reward: Reward, episode: Episode) -> NDArray[n
     Returns:
         [N, max_depth - 1] float32.
     """
+    phi = np.empty((len(outcomes.trace), outcomes.max_depth - 1), dtype=np.float32)
+    worth = 0.0
+    if episode == "sequence":
+        # A pass of its own: keeping the values in double precision until their mean is known would take twice Φ's room.
+        first = np.concatenate([_to_come(some, reward, episode)[:, 0] for _, some in outcomes.pieces()])
+        worth = first.sum() / sum(int(some.trace.remaining.sum()) for _, some in outcomes.pieces())
+    for piece, some in outcomes.pieces():
+        values = _to_come(some, reward, episode)
+        if episode == "sequence":
+            values -= worth * some.trace.remaining[:, None]
+        phi[piece] = values[:, :-1]
+    return phi
+
+
+def _to_come(outcomes: Outcomes, reward: Reward, episode: Episode) -> NDArray[np.float64]:
+    """The clairvoyant optimum's reward to come after call 1 … L of the rounds that start at every row: [N, L]."""
     stopping = reward.stopping(outcomes.hardware, outcomes.nodes, outcomes.emitted)  # [N, L]
     paid = np.cumsum(np.append(0.0, reward.going(outcomes.hardware, outcomes.max_depth)))  # [L] by continuing
     next_row = outcomes.next_row if episode == "sequence" else np.full_like(outcomes.next_row, -1)
-    values = -best_from(stopping_values(-(stopping + paid), next_row, outcomes.trace.sequence)) - paid
-    if episode == "sequence":
-        remaining = outcomes.trace.remaining
-        values -= (values[:, 0].sum() / remaining.sum()) * remaining[:, None]
-    return np.asarray(values[:, :-1], dtype=np.float32)
-
-
-def shaped(transitions: Transitions, phi: NDArray[np.float32]) -> Transitions:
-    """The transitions with r + Φ(s') − Φ(s) for r; Φ after the last state is zero.
-
-    Args:
-        transitions: to be shaped.
-        phi: [N, max_depth - 1], what ``potential`` returned.
-    """
-    before = phi[transitions.row, transitions.depth - 1]
-    after = np.where(transitions.terminal, 0.0, phi[transitions.next_row, transitions.next_depth - 1])
-    return replace(transitions, reward=(transitions.reward + after - before).astype(np.float32))
+    return np.asarray(-best_from(stopping_values(-(stopping + paid), next_row, outcomes.trace.sequence)) - paid)

@@ -100,7 +100,7 @@ def train(
         chosen = behaviour or BEHAVIOUR_OF[settings["name"]]
         made = trace_settings(traces)
         profile = _profile(hardware, folder, model, made, tree_size)
-        prepared = _from_trace(traces, profile, chosen, priced, episode, held_out, seed, tree_size)
+        prepared = _from_trace(traces, made, profile, chosen, priced, episode, held_out, seed, tree_size)
     else:
         if behaviour is not None:
             raise ConfigError("behaviour= is for traces; rollouts hold what their own policy did")
@@ -159,6 +159,7 @@ def _profile(
 
 def _from_trace(
     traces: str,
+    made: TraceSettings,
     hardware: HardwareProfile,
     behaviour: Behaviour,
     reward: Reward,
@@ -167,19 +168,17 @@ def _from_trace(
     seed: int,
     tree_size: int | None,
 ) -> Prepared:
-    trace = load_trace(traces)
-    training = trace.select(~is_held_out(trace.sequences.prompt_id, held_out))
+    training = load_trace(traces, tree_size=tree_size, keep=lambda texts: ~is_held_out(texts.prompt_id, held_out))
     if not len(training):
         raise TraceError(f"{traces}: all prompts are held out at held_out={held_out}: collect more, or hold out fewer")
-    outcomes = Outcomes.of(training, hardware, tree_size)
+    outcomes = Outcomes.of(training, hardware)
     data = TraceData.of(outcomes, decide(behaviour, outcomes, seed), reward, episode)
     rules = {
         "best_static_depth": data.rules.static.depth,
         "best_threshold": data.rules.threshold.threshold,
         "best_static_tokens_per_second": data.first_rate,
     }
-    size = tree_size or trace.settings.tree_size
-    return Prepared(data, behaviour, hardware, asdict(trace.settings), size, rules)
+    return Prepared(data, behaviour, hardware, asdict(made), training.settings.tree_size, rules)
 
 
 def _from_rollouts(
@@ -225,7 +224,6 @@ def _record(
     seconds: float,
     source: str,
 ) -> dict[str, Any]:
-    data = prepared.data
     return {
         "name": name,
         "algorithm": arguments["algo"],
@@ -234,7 +232,7 @@ def _record(
         "trace": prepared.trace,
         "tree_size": prepared.tree_size,
         "data_hash": data_digest(source),
-        "transitions": len(data.transitions(fitted.rate)),
+        "transitions": fitted.transitions,
         "hardware": asdict(prepared.hardware),
         "rate": fitted.rate,
         "training_seconds": seconds,

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from radar_rl.offline.walk import Outcomes, Walk, walk, walk_policy
+from radar_rl.offline.walk import Outcomes, Walk, walk_policy
 from radar_rl.policies.static import StaticDepth
 from radar_rl.policies.threshold import ConfidenceThreshold
 
@@ -29,8 +29,7 @@ class TunedRules:
 def tune_rules(outcomes: Outcomes) -> TunedRules:
     """The static depth and the threshold with the highest tokens per second; of equally fast ones the first."""
     statics = [StaticDepth(depth) for depth in range(1, outcomes.max_depth + 1)]
-    rows = len(outcomes.trace)
-    walks = [walk(outcomes, np.full(rows, rule.depth, dtype=np.int64), pays_decisions=False) for rule in statics]
+    walks = [walk_policy(outcomes, rule) for rule in statics]
     best = int(np.argmax([run.tokens_per_second for run in walks]))
     thresholds = [ConfidenceThreshold(value) for value in THRESHOLDS]
     fastest = int(np.argmax([walk_policy(outcomes, rule).tokens_per_second for rule in thresholds]))

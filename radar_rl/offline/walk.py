@@ -4,7 +4,9 @@ A run of any policy over a text is a walk over rows of the table: the round at r
 the trace says, and the next round starts that many rows on. All sequences walk in step, so the loop is over rounds.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,53 +23,66 @@ from radar_rl.speculative.state import DraftState
 class Outcomes:
     """What stopping after call 1 … L brings at each of the N rows of a trace, on one machine.
 
+    ``emitted`` and ``next_row`` are tables of all rows, made when first asked for: of a large trace, take ``pieces``.
+
     Attributes:
         trace: the rows.
         hardware: the machine.
         nodes: [L] int64, nodes verified when stopping after call ℓ.
         seconds: [L] float64, seconds of a round that stops after call ℓ and pays for no decision.
-        accepted: [N, L] int64, draft tokens accepted.
-        emitted: [N, L] int64, tokens emitted.
-        next_row: [N, L] int64, row at which the next round starts, −1 where the text ends.
     """
 
     trace: Trace
     hardware: HardwareProfile
     nodes: NDArray[np.int64]
     seconds: NDArray[np.float64]
-    accepted: NDArray[np.int64]
-    emitted: NDArray[np.int64]
-    next_row: NDArray[np.int64]
 
     @classmethod
-    def of(cls, trace: Trace, hardware: HardwareProfile, tree_size: int | None = None) -> "Outcomes":
-        """The outcomes of a trace.
+    def of(cls, trace: Trace, hardware: HardwareProfile) -> "Outcomes":
+        """The outcomes of a trace, at the tree size that it was read for.
 
         Args:
             trace: what would be accepted.
             hardware: what it would cost.
-            tree_size: nodes verified, root included; at most the collected one (the default).
 
         Raises:
-            TraceError: the trace has no rows, or ``tree_size`` is larger than what was collected.
+            TraceError: the trace has no rows.
         """
         if not len(trace):
             raise TraceError("the trace has no rows: nothing to replay; collect more prompts or change the split")
-        settings = trace.settings
-        accepted = trace.accepted(tree_size)
-        emitted = trace.emitted(accepted)
-        nodes = tree_nodes(settings.max_depth, settings.top_k, tree_size or settings.tree_size)
-        seconds = hardware.round_seconds(nodes)
-        return cls(trace, hardware, nodes, seconds, accepted, emitted, trace.next_row(emitted))
+        made = trace.settings
+        nodes = tree_nodes(made.max_depth, made.top_k, made.tree_size, trace.widen_first_level)
+        return cls(trace, hardware, nodes, hardware.round_seconds(nodes))
+
+    @property
+    def accepted(self) -> NDArray[np.uint8]:
+        """[N, L], draft tokens accepted."""
+        return self.trace.accepted
+
+    @cached_property
+    def emitted(self) -> NDArray[np.int32]:
+        """[N, L], tokens emitted."""
+        return np.minimum(self.accepted.astype(np.int32) + 1, self.trace.remaining[:, None])
+
+    @cached_property
+    def next_row(self) -> NDArray[np.int32]:
+        """[N, L], row at which the next round starts, −1 where the text ends."""
+        following = np.arange(len(self.trace), dtype=np.int32)[:, None] + self.emitted
+        return np.where(self.emitted == self.trace.remaining[:, None], np.int32(-1), following)
+
+    def pieces(self) -> Iterator[tuple[slice, "Outcomes"]]:
+        """The rows in pieces of whole texts, without copies: where each lies, and its outcomes, rows counted from 0."""
+        for piece in self.trace.pieces():
+            yield piece, Outcomes(self.trace.rows_of(piece), self.hardware, self.nodes, self.seconds)
 
     @property
     def max_depth(self) -> int:
         """Draft calls that a round may make, L."""
         return len(self.seconds)
 
-    def decisions(self, depth: NDArray[np.int64]) -> NDArray[np.int64]:
+    def decisions(self, depth: NDArray[np.integer]) -> NDArray[np.integer]:
         """Decisions made in rounds that stop after ``depth`` calls; at ``max_depth`` nothing is decided."""
-        return np.minimum(depth, self.max_depth - 1)
+        return np.asarray(np.minimum(depth, self.max_depth - 1))
 
 
 @dataclass(frozen=True)
@@ -110,12 +125,12 @@ class Walk:
         return Walk(**{name: getattr(self, name)[which] for name in self.__dataclass_fields__})
 
 
-def walk(outcomes: Outcomes, depths: NDArray[np.int64], pays_decisions: bool) -> Walk:
+def walk(outcomes: Outcomes, depths: NDArray[np.integer], pays_decisions: bool) -> Walk:
     """Walk every text with a given stopping depth at every row.
 
     Args:
         outcomes: what stopping brings.
-        depths: [N] int64 in 1 … L, calls after which a round that starts at the row stops.
+        depths: [N] in 1 … L, calls after which a round that starts at the row stops.
         pays_decisions: whether each decision costs the profile's ``decide_seconds``.
 
     Returns:
@@ -128,39 +143,39 @@ def walk(outcomes: Outcomes, depths: NDArray[np.int64], pays_decisions: bool) ->
         round_seconds += outcomes.hardware.decide_seconds * outcomes.decisions(np.arange(1, outcomes.max_depth + 1))
     counts = {name: np.zeros(texts, dtype=np.int64) for name in Walk.__dataclass_fields__ if name != "seconds"}
     seconds = np.zeros(texts)
-    row = trace.first_row
-    while len(row):
-        text, depth = trace.sequence[row], depths[row]
-        counts["emitted"][text] += outcomes.emitted[row, depth - 1]
+    for rows, depth, emitted in trace.rounds(depths):
+        text = trace.sequence[rows]
+        counts["emitted"][text] += emitted
         counts["rounds"][text] += 1
         counts["draft_calls"][text] += depth
-        counts["accepted"][text] += outcomes.accepted[row, depth - 1]
+        counts["accepted"][text] += trace.accepted[rows, depth - 1]
         counts["decisions"][text] += outcomes.decisions(depth)
         seconds[text] += round_seconds[depth - 1]
-        following = outcomes.next_row[row, depth - 1]
-        row = following[following >= 0]
     if not pays_decisions:
         counts["decisions"][:] = 0
     return Walk(seconds=seconds, **counts)
 
 
-def policy_depths(outcomes: Outcomes, policy: Policy) -> NDArray[np.int64]:
-    """The depth at which a policy stops at every row it comes to: [N] int64 in 1 … L.
+def policy_depths(outcomes: Outcomes, policy: Policy) -> NDArray[np.int8]:
+    """The depth at which a policy stops at every row it comes to: [N] int8 in 1 … L.
 
-    A policy without memory is asked about all rows at once. Any other is led through the texts in order, round by
+    A policy without memory is asked about many rows at once. Any other is led through the texts in order, round by
     round; rows that it never comes to hold L.
     """
+    trace = outcomes.trace
+    depths = np.full(len(trace), outcomes.max_depth, dtype=np.int8)
     if isinstance(policy, MemorylessPolicy):
-        return policy.stop_depths(outcomes.trace.confidences)
-    depths = np.full(len(outcomes.trace), outcomes.max_depth, dtype=np.int64)
-    for first in outcomes.trace.first_row:
+        for piece in trace.pieces():
+            depths[piece] = policy.stop_depths(trace.confidences[piece])
+        return depths
+    for first in trace.first_row:
         row = int(first)
-        policy.begin_sequence(outcomes.trace.sequences.sequence_id[outcomes.trace.sequence[row]])
+        policy.begin_sequence(trace.sequences.sequence_id[trace.sequence[row]])
         while row >= 0:
             depth = _live_depth(outcomes, policy, row)
             depths[row] = depth
-            policy.end_round(depth, int(outcomes.accepted[row, depth - 1]))
-            row = int(outcomes.next_row[row, depth - 1])
+            policy.end_round(depth, int(trace.accepted[row, depth - 1]))
+            row = int(trace.stop(np.array([row]), depth)[1][0])
     return depths
 
 
@@ -179,5 +194,7 @@ def walk_policy(outcomes: Outcomes, policy: Policy) -> Walk:
 
 def walk_oracle(outcomes: Outcomes) -> Walk:
     """Walk every text with the clairvoyant optimum, which pays for no decisions."""
-    depths = oracle_depths(outcomes.seconds, outcomes.next_row, outcomes.trace.sequence)
+    depths = np.empty(len(outcomes.trace), dtype=np.int8)
+    for piece, some in outcomes.pieces():
+        depths[piece] = oracle_depths(some.seconds, some.next_row, some.trace.sequence)
     return walk(outcomes, depths, pays_decisions=False)

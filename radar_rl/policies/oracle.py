@@ -13,7 +13,7 @@ from radar_rl.errors import InputError
 
 
 def oracle_depths(
-    seconds: NDArray[np.float64], next_row: NDArray[np.int64], sequence: NDArray[np.int64]
+    seconds: NDArray[np.float64], next_row: NDArray[np.integer], sequence: NDArray[np.integer]
 ) -> NDArray[np.int64]:
     """The stopping depth at every row from which the rest of the text is emitted in the fewest seconds.
 

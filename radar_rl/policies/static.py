@@ -29,3 +29,8 @@ class StaticDepth(MemorylessPolicy):
     def continues(self, confidences: NDArray[np.float16], depth: NDArray[np.integer]) -> NDArray[np.bool_]:
         """Whether fewer than ``self.depth`` calls were made."""
         return np.asarray(depth < self.depth)
+
+    def stop_depths(self, confidences: NDArray[np.float16]) -> NDArray[np.int64]:
+        """``depth`` at every row, or ``max_depth`` where that is less; the confidences are not looked at."""
+        rows, max_depth = confidences.shape[:2]
+        return np.full(rows, min(self.depth, max_depth), dtype=np.int64)

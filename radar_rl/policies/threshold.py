@@ -29,3 +29,9 @@ class ConfidenceThreshold(MemorylessPolicy):
         """Whether exp(best cumulative log-probability of level ``depth``) ≥ threshold."""
         best = confidences[np.arange(len(depth)), depth - 1, 0].astype(np.float32)
         return np.asarray(np.exp(best) >= self.threshold)
+
+    def stop_depths(self, confidences: NDArray[np.float16]) -> NDArray[np.int64]:
+        """The first depth at which the best node falls below the threshold, else ``max_depth``; all levels at once."""
+        stops = ~(np.exp(confidences[:, :, 0].astype(np.float32)) >= self.threshold)  # [N, max_depth]
+        stops[:, -1] = True
+        return np.asarray(stops.argmax(axis=1) + 1)

@@ -9,6 +9,7 @@ from radar_rl.rollouts.reading import (
     load_trace,
     read_traces,
     rollout_settings,
+    trace_parts,
     trace_settings,
 )
 from radar_rl.rollouts.reward import Reward
@@ -39,5 +40,6 @@ __all__ = [
     "read_traces",
     "rollout_settings",
     "sequence_seed",
+    "trace_parts",
     "trace_settings",
 ]

@@ -1,6 +1,8 @@
-"""Reading what collect and rollout wrote: whole in memory, or lazily with polars."""
+"""Reading what collect and rollout wrote: whole in memory, part by part, or lazily with polars."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,39 +11,96 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pads
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from radar_rl.errors import TraceError
 from radar_rl.rollouts.manifest import DataSet
+from radar_rl.rollouts.storage import METADATA_KEY
 from radar_rl.rollouts.trace import Sequences, Trace, TraceSettings, accepted_tokens
 
 SEQUENCE_COLUMNS = ["sequence_id", "task", "prompt_id", "token_ids", "prompt_length"]
+TRACE_COLUMNS = ["sequence_id", "position", "confidences", "ranks", "censored"]
+
+# Which of some texts to read: [S] bool.
+Keep = Callable[[Sequences], NDArray[np.bool_]]
 
 
-def load_trace(path: str | Path, *, expect: Mapping[str, Any] | None = None) -> Trace:
-    """Load a collected trace into memory.
+def load_trace(
+    path: str | Path,
+    *,
+    tree_size: int | None = None,
+    widen_first_level: bool = False,
+    expect: Mapping[str, Any] | None = None,
+    keep: Keep | None = None,
+) -> Trace:
+    """Load a collected trace, or some of its texts: at max_depth 8 and top_k 10 each row takes 177 bytes of memory.
 
     Args:
         path: the folder that ``radar-rl collect`` wrote, or its URI; only finished parts are read.
+        tree_size: nodes verified, root included; None: the collected ones, the most there can be. The trace then is the
+            one that collecting with this size gives.
+        widen_first_level: after call 1 verify ``tree_size - 1`` children instead of ``top_k`` (RADAR).
         expect: fields of ``TraceSettings`` that the trace must have been made with, e.g. ``{"top_k": 10}``.
+        keep: which of some texts to load, e.g. ``lambda texts: held_out(texts.prompt_id, 0.3)``; None: all. The others
+            take no memory.
 
     Raises:
-        TraceError: the folder holds no trace, a file is truncated or altered, parts were made with different settings,
-            or a setting is not the expected one.
+        TraceError: the folder holds no trace, a file is truncated or altered, files were made with different settings,
+            a setting is not the expected one, or ``tree_size`` is out of range.
     """
     found = _traces(path)
-    settings = _settings(found)
-    loaded = []
-    for name in found.parts:
-        table = _part(found, "trace", name, settings)
-        sequences = _part(found, "sequences", name, settings, SEQUENCE_COLUMNS)
-        loaded.append(_shard(found.store.show(name), settings, table, sequences))
+    made_with = _settings(found)
     for key, value in (expect or {}).items():
-        if getattr(settings, key) != value:
+        if getattr(made_with, key) != value:
             raise TraceError(
-                f"{path}: made with {key}={getattr(settings, key)!r}, expected {value!r}; collect with that setting"
+                f"{path}: made with {key}={getattr(made_with, key)!r}, expected {value!r}; collect with that setting"
             )
-    return _concatenate(settings, loaded)
+    depth, rows = made_with.max_depth, found.rows
+    # Room for all rows at once: what nothing is written to takes no memory.
+    sequence, position = np.empty(rows, np.int32), np.empty(rows, np.int32)
+    confidences = np.empty((rows, depth, made_with.top_k), np.float16)
+    accepted, censored = np.empty((rows, depth), np.uint8), np.empty(rows, np.bool_)
+    texts: list[Sequences] = []
+    filled = count = 0
+    for part in trace_parts(path, tree_size=tree_size, widen_first_level=widen_first_level, keep=keep):
+        here = slice(filled, filled + len(part))
+        sequence[here], position[here] = part.sequence + count, part.position
+        confidences[here], accepted[here], censored[here] = part.confidences, part.accepted, part.censored
+        texts.append(part.sequences)
+        filled, count = filled + len(part), count + len(part.sequences)
+    sequences = Sequences(
+        sequence_id=[i for part in texts for i in part.sequence_id],
+        task=[i for part in texts for i in part.task],
+        prompt_id=[i for part in texts for i in part.prompt_id],
+        prompt_length=np.concatenate([part.prompt_length for part in texts]),
+        length=np.concatenate([part.length for part in texts]),
+    )
+    if len(set(sequences.sequence_id)) != len(sequences):
+        raise TraceError(f"{path}: a sequence_id occurs twice: a part's files were copied under a second name")
+    return Trace(
+        settings=_read_for(made_with, tree_size),
+        sequences=sequences,
+        sequence=sequence[:filled],
+        position=position[:filled],
+        confidences=confidences[:filled],
+        accepted=accepted[:filled],
+        censored=censored[:filled],
+        widen_first_level=widen_first_level,
+    )
+
+
+def trace_parts(
+    path: str | Path, *, tree_size: int | None = None, widen_first_level: bool = False, keep: Keep | None = None
+) -> Iterator[Trace]:
+    """A collected trace, one finished part after the other; arguments and errors as ``load_trace``."""
+    found = _traces(path)
+    made_with = _settings(found)
+    settings = _read_for(made_with, tree_size)
+    for name in found.parts:
+        table = _table(found, "trace", name, made_with, TRACE_COLUMNS)
+        texts = _table(found, "sequences", name, made_with, SEQUENCE_COLUMNS)
+        yield _part(found.store.show(name), settings, widen_first_level, table, texts, keep)
 
 
 def _traces(path: str | Path) -> DataSet:
@@ -57,25 +116,45 @@ def _settings(found: DataSet) -> TraceSettings:
     return TraceSettings(**{name: found.settings[name] for name in TraceSettings.__dataclass_fields__})
 
 
-def _part(
-    found: DataSet, kind: str, name: str, settings: TraceSettings, columns: list[str] | None = None
-) -> pa.Table:
+def _read_for(made_with: TraceSettings, tree_size: int | None) -> TraceSettings:
+    """The settings with another tree size."""
+    size = made_with.tree_size if tree_size is None else tree_size
+    if not 2 <= size <= made_with.tree_size:
+        raise TraceError(f"tree_size: expected 2 … {made_with.tree_size} (as collected), got {size}")
+    return replace(made_with, tree_size=size)
+
+
+def _table(found: DataSet, kind: str, name: str, made_with: TraceSettings, columns: list[str]) -> pa.Table:
     """One file of a trace, checked against its manifest."""
     file = f"{kind}/{name}.parquet"
-    table, made_with = found.store.read_parquet(file, kind, columns, found.parts[name]["files"][file])
-    if TraceSettings(**made_with) != settings:
-        raise TraceError(f"{found.store.show(file)}: made with other settings than the rest: {made_with}")
+    table, settings = found.store.read_parquet(file, kind, columns, found.parts[name]["files"][file])
+    _check_settings(found.store.show(file), settings, made_with)
     return table
+
+
+def _check_settings(file: str, settings: Mapping[str, Any], made_with: TraceSettings) -> None:
+    """Refuse a file made with other settings than the rest, and say which."""
+    wanted = json.loads(json.dumps(asdict(made_with)))
+    differences = [
+        f"{key} {settings.get(key)!r} instead of {wanted.get(key)!r}"
+        for key in sorted(set(settings) | set(wanted))
+        if settings.get(key) != wanted.get(key)
+    ]
+    if differences:
+        raise TraceError(f"{file}: made with other settings than the rest: {', '.join(differences)}; remove it")
 
 
 def _flat(column: pa.ChunkedArray) -> NDArray[Any]:
     """The values of a fixed-size-list column, one after the other."""
-    values: NDArray[Any] = pa.concat_arrays([chunk.flatten() for chunk in column.chunks]).to_numpy()
+    chunks = [chunk.flatten() for chunk in column.chunks]
+    values: NDArray[Any] = (chunks[0] if len(chunks) == 1 else pa.concat_arrays(chunks)).to_numpy()
     return values
 
 
-def _shard(name: str, settings: TraceSettings, table: pa.Table, sequences: pa.Table) -> Trace:
-    """One shard as a trace, checked: the rows must be exactly the roots of its sequences, in order."""
+def _part(
+    name: str, settings: TraceSettings, widen_first_level: bool, table: pa.Table, sequences: pa.Table, keep: Keep | None
+) -> Trace:
+    """One part as a trace, checked: the rows must be exactly the roots of its sequences, in order."""
     texts = Sequences(
         sequence_id=sequences["sequence_id"].to_pylist(),
         task=sequences["task"].to_pylist(),
@@ -84,8 +163,9 @@ def _shard(name: str, settings: TraceSettings, table: pa.Table, sequences: pa.Ta
         length=pc.list_value_length(sequences["token_ids"]).to_numpy().astype(np.int64),
     )
     roots = (texts.length - 1 - texts.prompt_length).clip(min=0)
-    sequence = np.repeat(np.arange(len(texts)), roots)
-    position = np.arange(len(sequence)) - np.repeat(np.cumsum(roots) - roots, roots) + texts.prompt_length[sequence]
+    sequence = np.repeat(np.arange(len(texts), dtype=np.int32), roots)
+    first = np.repeat(np.cumsum(roots) - roots - texts.prompt_length, roots)
+    position = np.asarray(np.arange(len(sequence)) - first, dtype=np.int32)
     expected_ids = sequences["sequence_id"].combine_chunks().take(pa.array(sequence)) if len(sequences) else None
     if (
         len(table) != len(sequence)
@@ -100,38 +180,24 @@ def _shard(name: str, settings: TraceSettings, table: pa.Table, sequences: pa.Ta
         confidences, ranks = _flat(table["confidences"]), _flat(table["ranks"])
     if np.isnan(confidences).any():
         raise TraceError(f"{name}: confidences hold NaN; it was altered, or the draft head is damaged")
-    return Trace(
+    accepted = accepted_tokens(
+        ranks.reshape(-1, depth, depth),
+        texts.length[sequence] - 1 - position,
+        top_k=top_k,
+        tree_size=settings.tree_size,
+        widen_first_level=widen_first_level,
+    )
+    part = Trace(
         settings=settings,
         sequences=texts,
         sequence=sequence,
         position=position,
         confidences=confidences.reshape(-1, depth, top_k),
-        ranks=ranks.reshape(-1, depth, depth),
+        accepted=accepted,
         censored=table["censored"].to_numpy().astype(bool),
+        widen_first_level=widen_first_level,
     )
-
-
-def _concatenate(settings: TraceSettings, shards: list[Trace]) -> Trace:
-    texts = [shard.sequences for shard in shards]
-    first = np.cumsum([0, *(len(t) for t in texts)])
-    sequences = Sequences(
-        sequence_id=[i for t in texts for i in t.sequence_id],
-        task=[i for t in texts for i in t.task],
-        prompt_id=[i for t in texts for i in t.prompt_id],
-        prompt_length=np.concatenate([t.prompt_length for t in texts]),
-        length=np.concatenate([t.length for t in texts]),
-    )
-    if len(set(sequences.sequence_id)) != len(sequences):
-        raise TraceError("a sequence_id occurs twice: a part's files were copied under a second name")
-    return Trace(
-        settings=settings,
-        sequences=sequences,
-        sequence=np.concatenate([shard.sequence + start for shard, start in zip(shards, first, strict=False)]),
-        position=np.concatenate([shard.position for shard in shards]),
-        confidences=np.concatenate([shard.confidences for shard in shards]),
-        ranks=np.concatenate([shard.ranks for shard in shards]),
-        censored=np.concatenate([shard.censored for shard in shards]),
-    )
+    return part if keep is None else part.select(keep(texts))
 
 
 def trace_settings(path: str | Path) -> TraceSettings:
@@ -143,27 +209,43 @@ def trace_settings(path: str | Path) -> TraceSettings:
     return _settings(_traces(path))
 
 
-def read_traces(path: str | Path) -> pl.LazyFrame:
-    """Scan a collected trace without loading it.
-
-    Args:
-        path: the folder that ``radar-rl collect`` wrote; only finished parts are read.
-
-    Returns:
-        One row a root token: ``sequence_id``, ``task``, ``prompt_id`` (the prompt row's ``id``), ``position`` (index
-        of the root token in prompt + completion), ``confidences`` (array float16, ``max_depth × top_k``, level by
-        level), ``accepted`` (list: tokens accepted when stopping after call 1 … ``max_depth`` at the collected
-        ``tree_size``), ``censored``.
+def data_set_size(path: str | Path) -> tuple[int, int]:
+    """Parts of a collected trace that are finished, and parts there will be.
 
     Raises:
-        TraceError: the folder holds no trace, or its manifests disagree.
+        TraceError: the folder holds no trace.
+    """
+    found = _traces(path)
+    return len(found.parts), found.parts_total
+
+
+def read_traces(path: str | Path) -> pl.LazyFrame:
+    """Scan a collected trace without loading it: of the files, only the footers are read here.
+
+    Args:
+        path: the folder that ``radar-rl collect`` wrote, or its URI; only finished parts are read.
+
+    Returns:
+        One row a root token, those of a text one after the other:
+
+        - ``sequence_id`` (string): the text, ``TASK/PROMPT_ID/SAMPLE…``.
+        - ``task`` (string): the task that its prompt belongs to.
+        - ``prompt_id`` (string): the prompt row's ``id``.
+        - ``position`` (int32): index of the root token in prompt + completion; from the prompt's length on.
+        - ``confidences`` (array of float16, ``max_depth × top_k``, level by level): cumulative draft log-probabilities
+          of each level's beam, descending within a level.
+        - ``accepted`` (list of int16, ``max_depth``): draft tokens accepted when stopping after call 1 … ``max_depth``
+          at the collected ``tree_size``, cut where the text ends.
+        - ``censored`` (bool): near the end of a text that length, not eos, ended; leave it out of statistics.
+        - then each feature column that was collected, under its name and as it is stored.
+
+    Raises:
+        TraceError: the folder holds no trace, or files were made with different settings or columns; names the file.
     """
     found = _traces(path)
     settings = _settings(found)
-    trace = _scan(found, "trace")
-    texts = _scan(found, "sequences").select(
-        "sequence_id", "task", "prompt_id", length=pl.col("token_ids").list.len()
-    )
+    trace, texts = _scan(found, "trace", settings), _scan(found, "sequences", settings)
+    features = [name for name in trace.collect_schema().names() if name not in TRACE_COLUMNS]
 
     def accepted(rows: pl.Series) -> pl.Series:
         ranks = rows.struct.field("ranks").to_numpy().reshape(-1, settings.max_depth, settings.max_depth)
@@ -171,8 +253,9 @@ def read_traces(path: str | Path) -> pl.LazyFrame:
         counted = accepted_tokens(ranks, remaining, top_k=settings.top_k, tree_size=settings.tree_size)
         return pl.Series("accepted", counted.astype(np.int16)).arr.to_list()
 
+    named = texts.select("sequence_id", "task", "prompt_id", length=pl.col("token_ids").list.len())
     rows = pl.struct("ranks", "length", "position")
-    return trace.join(texts, on="sequence_id", how="left", maintain_order="left").select(
+    return trace.join(named, on="sequence_id", how="left", maintain_order="left").select(
         "sequence_id",
         "task",
         "prompt_id",
@@ -180,7 +263,33 @@ def read_traces(path: str | Path) -> pl.LazyFrame:
         "confidences",
         rows.map_batches(accepted, return_dtype=pl.List(pl.Int16), is_elementwise=True).alias("accepted"),
         "censored",
+        *features,
     )
+
+
+def _scan(found: DataSet, kind: str, made_with: TraceSettings) -> pl.LazyFrame:
+    """The files of one kind, lazily, wherever they lie; their footers must agree.
+
+    Raises:
+        TraceError: a file is missing or damaged, or has other columns or settings than the rest; names it.
+    """
+    store, files = found.store, found.files(kind)
+    first: pa.Schema | None = None
+    for file in files:
+        try:
+            schema = pq.read_schema(store.path(file), filesystem=store.filesystem)
+        except (OSError, pa.ArrowException) as error:
+            raise TraceError(f"{store.show(file)}: missing or damaged ({error})") from error
+        about = json.loads((schema.metadata or {}).get(METADATA_KEY, b'{"settings": {}}'))
+        _check_settings(store.show(file), about["settings"], made_with)
+        first = schema if first is None else first
+        if not schema.equals(first):
+            others = sorted({str(field) for field in set(schema) ^ set(first)})
+            raise TraceError(f"{store.show(file)}: other columns than {files[0]} has: {', '.join(others)}")
+    paths = [store.path(file) for file in files]
+    if store.local is not None:
+        return pl.scan_parquet(paths)
+    return pl.scan_pyarrow_dataset(pads.dataset(paths, filesystem=store.filesystem, format="parquet"))
 
 
 def data_digest(path: str | Path) -> str:
@@ -190,14 +299,6 @@ def data_digest(path: str | Path) -> str:
         TraceError: the folder holds neither.
     """
     return DataSet.read(path).digest
-
-
-def _scan(found: DataSet, kind: str) -> pl.LazyFrame:
-    """The files of one kind, lazily, wherever they lie."""
-    paths = [found.store.path(name) for name in found.files(kind)]
-    if found.store.local is not None:
-        return pl.scan_parquet(paths)
-    return pl.scan_pyarrow_dataset(pads.dataset(paths, filesystem=found.store.filesystem, format="parquet"))
 
 
 def load_rollouts(path: str | Path) -> pl.DataFrame:

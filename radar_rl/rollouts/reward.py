@@ -71,7 +71,7 @@ class Reward:
         return np.full(max_depth - 1, -self.cost if self.kind == "linear" else -self.alpha)
 
     def stopping(
-        self, hardware: HardwareProfile, nodes: NDArray[np.int64], emitted: NDArray[np.int64]
+        self, hardware: HardwareProfile, nodes: NDArray[np.int64], emitted: NDArray[np.integer]
     ) -> NDArray[np.float64]:
         """Reward of stopping after call 1 … max_depth.
 

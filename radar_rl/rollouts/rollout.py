@@ -21,7 +21,7 @@ from radar_rl.rollouts.columns import rollouts_table
 from radar_rl.rollouts.live import LiveTexts
 from radar_rl.rollouts.manifest import Manifest, part_name
 from radar_rl.rollouts.payments import Payments
-from radar_rl.rollouts.reading import load_trace
+from radar_rl.rollouts.reading import load_trace, trace_settings
 from radar_rl.rollouts.reward import Reward
 from radar_rl.rollouts.sessions import ReplayTexts, Texts
 from radar_rl.rollouts.split import held_out as is_held_out
@@ -176,9 +176,9 @@ def _replayed(
     traces: str, subset: str, held_out: float, *, max_depth: int, top_k: int, tree_size: int
 ) -> tuple[ReplayTexts, dict[str, Any]]:
     """Texts of a trace, and where they come from."""
-    trace = load_trace(traces, expect={"top_k": top_k})
+    trace = load_trace(traces, tree_size=tree_size, expect={"top_k": top_k})
     trace = trace.select(_chosen(trace.sequences.prompt_id, subset, held_out))
-    return ReplayTexts(trace, max_depth=max_depth, tree_size=tree_size), {"trace": asdict(trace.settings)}
+    return ReplayTexts(trace, max_depth=max_depth), {"trace": asdict(trace_settings(traces))}
 
 
 def _decoded(

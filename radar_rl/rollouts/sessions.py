@@ -135,7 +135,7 @@ class ReplaySession:
 
     def verify(self) -> Outcome:
         """End the round."""
-        accepted = int(self._texts.accepted[self._row, self._depth - 1])
+        accepted = int(self._texts.trace.accepted[self._row, self._depth - 1])
         emitted = min(accepted + 1, self._end - self._row)
         self._row += emitted
         return Outcome(accepted, emitted)
@@ -187,23 +187,24 @@ class ReplayTexts:
         trace: what to replay.
         max_depth: draft calls a round can make, at most the collected ones (the default): growing a tree does not
             depend on how much further it could grow.
-        tree_size: nodes verified, at most the collected ones (the default).
+        tree_size: nodes verified, which the trace must have been read for; None: whatever it was read for.
 
     Raises:
-        TraceError: the trace was collected with fewer draft calls or nodes than asked for, or holds no rows.
+        TraceError: the trace was collected with fewer draft calls than asked for, was read for another tree size, or
+            holds no rows.
     """
 
     def __init__(self, trace: Trace, *, max_depth: int | None = None, tree_size: int | None = None) -> None:
         collected = trace.settings
         self.max_depth = collected.max_depth if max_depth is None else max_depth
-        self.tree_size = collected.tree_size if tree_size is None else tree_size
+        self.tree_size = collected.tree_size
         self.top_k = collected.top_k
         if not 1 <= self.max_depth <= collected.max_depth:
             raise TraceError(f"max_depth: expected 1 … {collected.max_depth} (as collected), got {self.max_depth}")
         if len(trace) == 0:
             raise TraceError("the trace holds no rows: every text ended with its first token")
+        trace.check_tree_size(tree_size)
         self.trace = trace
-        self.accepted = trace.accepted(self.tree_size)
         self.starts = np.searchsorted(trace.sequence, np.arange(len(trace.sequences) + 1))
 
     def __len__(self) -> int:

@@ -4,6 +4,7 @@ Positions are indices of root tokens in prompt + completion. A row belongs to on
 sequence are consecutive and run from ``prompt_length`` to the last token but one.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,6 +14,11 @@ from numpy.typing import NDArray
 from radar_rl.errors import TraceError
 
 NO_RANK = np.uint16(65535)
+
+# Rows that are worked on together where something is computed at every row: temporaries stay tens of megabytes.
+PIECE_ROWS = 100_000
+
+Integers = NDArray[np.integer]
 
 
 @dataclass(frozen=True)
@@ -62,92 +68,102 @@ class Sequences:
 
 def accepted_tokens(
     ranks: NDArray[np.uint16],
-    remaining: NDArray[np.int64],
+    remaining: Integers,
     *,
     top_k: int,
     tree_size: int,
     widen_first_level: bool = False,
-) -> NDArray[np.int64]:
+) -> NDArray[np.uint8]:
     """Draft tokens accepted when stopping after call 1 … max_depth, cut where the text ends.
 
     Args:
-        ranks: [N, max_depth, max_depth], see ``Trace``.
+        ranks: [N, max_depth, max_depth]; ``ranks[n, ℓ-1, d-1]`` is the rank, in the score order of the candidates after
+            ℓ calls, of the path node at depth d, ``NO_RANK`` where the text leaves the candidates. Row ℓ = 1 ranks
+            ``tree_size - 1`` children (plain level 1: rank < top_k).
         remaining: [N], tokens that follow each root in its text.
         top_k: beam width.
-        tree_size: nodes verified, root included.
+        tree_size: nodes verified, root included; at most the collected one.
         widen_first_level: after call 1 verify ``tree_size - 1`` children instead of ``top_k`` (RADAR).
 
     Returns:
-        [N, max_depth] int64.
+        [N, max_depth] uint8.
     """
-    limit = np.full(ranks.shape[1], tree_size - 1)
+    limit = np.full(ranks.shape[1], min(tree_size - 1, int(NO_RANK)), dtype=np.uint16)
     if not widen_first_level:
         limit[0] = min(top_k, tree_size - 1)
     # Along a path ranks only grow, so counting the ranks below the limit counts the path's leading nodes.
-    matched = (ranks < limit[None, :, None]).sum(axis=2)
-    return np.asarray(np.minimum(matched, remaining[:, None]))
+    matched = (ranks < limit[None, :, None]).sum(axis=2, dtype=np.uint8)
+    return np.asarray(np.minimum(matched, np.minimum(remaining, 255).astype(np.uint8)[:, None]))
 
 
 @dataclass(frozen=True)
 class Trace:
-    """Rows (N) of a trace.
+    """Rows (N) of a trace, read for one tree size.
 
     Attributes:
-        settings: what it was made with.
+        settings: what it was made with; ``tree_size`` is the one it was read for.
         sequences: the texts.
-        sequence: [N] int64, index into ``sequences``; not decreasing.
-        position: [N] int64, index of the root token in prompt + completion; consecutive within a sequence.
+        sequence: [N] int32, index into ``sequences``; not decreasing.
+        position: [N] int32, index of the root token in prompt + completion; consecutive within a sequence.
         confidences: [N, max_depth, top_k] float16, cumulative draft log-probabilities of each level's beam.
-        ranks: [N, max_depth, max_depth] uint16; ``ranks[n, ℓ-1, d-1]`` is the rank, in the score order of the
-            candidates after ℓ calls, of the path node at depth d, ``NO_RANK`` where the text leaves the candidates.
-            Row ℓ = 1 ranks ``tree_size - 1`` children (plain level 1: rank < top_k).
+        accepted: [N, max_depth] uint8, draft tokens accepted when stopping after call 1 … max_depth, cut where the text
+            ends.
         censored: [N] bool, near the end of a text that length, not eos, ended: no use for training or statistics.
+        widen_first_level: whether ``accepted`` after call 1 is of ``tree_size - 1`` children instead of ``top_k``.
     """
 
     settings: TraceSettings
     sequences: Sequences
-    sequence: NDArray[np.int64]
-    position: NDArray[np.int64]
+    sequence: NDArray[np.int32]
+    position: NDArray[np.int32]
     confidences: NDArray[np.float16]
-    ranks: NDArray[np.uint16]
+    accepted: NDArray[np.uint8]
     censored: NDArray[np.bool_]
+    widen_first_level: bool = False
 
     def __len__(self) -> int:
         return len(self.position)
 
-    def accepted(self, tree_size: int | None = None, widen_first_level: bool = False) -> NDArray[np.int64]:
-        """Draft tokens accepted when stopping after call 1 … max_depth, cut where the text ends.
+    @property
+    def remaining(self) -> NDArray[np.int32]:
+        """Tokens that follow each root in its text: [N] int32, at least 1."""
+        return self.tokens_after(slice(None)).astype(np.int32)
+
+    def tokens_after(self, rows: Integers | slice) -> NDArray[np.int64]:
+        """Tokens that follow the roots of some rows in their texts: [B] int64, at least 1."""
+        return np.asarray(self.sequences.length[self.sequence[rows]] - 1 - self.position[rows])
+
+    def stop(self, rows: Integers, depths: Integers | int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """What rounds emit that start at some rows and stop after some draft calls, and where they lead.
 
         Args:
-            tree_size: nodes verified, root included; at most the collected one (the default).
-            widen_first_level: after call 1 verify ``tree_size - 1`` children instead of ``top_k`` (RADAR).
+            rows: [B].
+            depths: [B] or one number, 1 … max_depth.
 
         Returns:
-            [N, max_depth] int64.
-
-        Raises:
-            TraceError: ``tree_size`` is larger than what was collected.
+            Tokens emitted (accepted and the bonus token, cut where the text ends) and row at which the next round
+            starts, −1 where the text ends; [B] int64 both.
         """
-        size = self.settings.tree_size if tree_size is None else tree_size
-        if not 2 <= size <= self.settings.tree_size:
-            raise TraceError(f"tree_size: expected 2 … {self.settings.tree_size} (as collected), got {size}")
-        return accepted_tokens(
-            self.ranks,
-            self.remaining,
-            top_k=self.settings.top_k,
-            tree_size=size,
-            widen_first_level=widen_first_level,
-        )
+        remaining = self.tokens_after(rows)
+        emitted = np.minimum(self.accepted[rows, depths - 1].astype(np.int64) + 1, remaining)
+        return emitted, np.where(emitted == remaining, -1, rows + emitted)
 
-    @property
-    def remaining(self) -> NDArray[np.int64]:
-        """Tokens that follow each root in its text: [N] int64, at least 1."""
-        return self.sequences.length[self.sequence] - 1 - self.position
+    def rounds(self, depths: Integers) -> Iterator[tuple[NDArray[np.int64], Integers, NDArray[np.int64]]]:
+        """Walk all texts in step, round after round.
 
-    def emitted(self, accepted: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Tokens a round emits given its accepted ones (the bonus token, unless the text ends): same shape."""
-        remaining = self.remaining.reshape(-1, *([1] * (accepted.ndim - 1)))
-        return np.minimum(accepted + 1, remaining)
+        Args:
+            depths: [N] in 1 … max_depth, calls after which a round that starts at the row stops.
+
+        Yields:
+            Of each text that has not ended the row at which its round starts, the round's draft calls, and the tokens
+            that it emits; [texts] each.
+        """
+        rows = self.first_row
+        while len(rows):
+            made = depths[rows]
+            emitted, following = self.stop(rows, made)
+            yield rows, made, emitted
+            rows = following[following >= 0]
 
     @property
     def first_row(self) -> NDArray[np.int64]:
@@ -155,18 +171,31 @@ class Trace:
         starts = np.flatnonzero(np.r_[True, self.sequence[1:] != self.sequence[:-1]]) if len(self) else np.empty(0)
         return np.asarray(starts, dtype=np.int64)
 
-    def next_row(self, emitted: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Row at which the next round starts, −1 where the text ends.
+    def pieces(self, rows: int = PIECE_ROWS) -> Iterator[slice]:
+        """The rows in slices of whole sequences, of about ``rows`` rows each: what ``rows_of`` takes."""
+        bounds = np.append(self.first_row, len(self))
+        start = 0
+        while bounds[start] < len(self):
+            stop = max(int(np.searchsorted(bounds, bounds[start] + rows, side="right")) - 1, start + 1)
+            yield slice(int(bounds[start]), int(bounds[stop]))
+            start = stop
 
-        Args:
-            emitted: [N] or [N, L] tokens emitted by the round that starts at each row.
+    def rows_of(self, piece: slice) -> "Trace":
+        """Some consecutive rows, without copying them; ``sequences`` and the numbers that point there stay."""
+        arrays = ("sequence", "position", "confidences", "accepted", "censored")
+        return replace(self, **{name: getattr(self, name)[piece] for name in arrays})
 
-        Returns:
-            Same shape, int64.
+    def check_tree_size(self, tree_size: int | None) -> None:
+        """Refuse a tree size other than the one that the trace was read for; None is that one.
+
+        Raises:
+            TraceError: it is another.
         """
-        shape = (-1, *([1] * (emitted.ndim - 1)))
-        following = np.arange(len(self)).reshape(shape) + emitted
-        return np.where(emitted >= self.remaining.reshape(shape), -1, following)
+        if tree_size not in (None, self.settings.tree_size):
+            raise TraceError(
+                f"tree_size: this trace was read for trees of {self.settings.tree_size} nodes, got {tree_size}; "
+                f"read it for that size: load_trace(path, tree_size={tree_size})"
+            )
 
     def select(self, sequences: NDArray[np.bool_]) -> "Trace":
         """The rows of some sequences.
@@ -191,9 +220,9 @@ class Trace:
                 old.prompt_length[kept],
                 old.length[kept],
             ),
-            sequence=renumbered[self.sequence[rows]],
+            sequence=renumbered[self.sequence[rows]].astype(np.int32),
             position=self.position[rows],
             confidences=self.confidences[rows],
-            ranks=self.ranks[rows],
+            accepted=self.accepted[rows],
             censored=self.censored[rows],
         )

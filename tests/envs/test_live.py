@@ -12,6 +12,7 @@ from gymnasium.utils.env_checker import check_env
 from radar_rl.envs import DraftTreeEnv, DraftTreeReplayEnv
 from radar_rl.errors import InputError
 from radar_rl.rollouts import Prompt, Sequences, Trace, TraceSettings, sequence_seed
+from radar_rl.rollouts.trace import accepted_tokens
 from radar_rl.rollouts.tracer import trace_sequence
 from radar_rl.runtime import autoregressive
 from radar_rl.speculative import Pair
@@ -42,6 +43,11 @@ def traced(pair: Pair, prompts: list[Prompt], temperature: float, max_new_tokens
         tables.append(trace_sequence(pair, [*ids, *written], len(ids), max_depth=8, top_k=10, tree_size=60))
     lengths = np.array(texts)
     rows = [len(table.confidences) for table in tables]
+    sequence = np.repeat(np.arange(len(prompts), dtype=np.int32), rows)
+    position = np.concatenate(
+        [np.arange(start, start + n, dtype=np.int32) for (start, _), n in zip(texts, rows, strict=True)]
+    )
+    ranks = np.concatenate([table.ranks for table in tables])
     return Trace(
         settings=TraceSettings(pair.target_identity, pair.draft_identity, temperature=temperature),
         sequences=Sequences(
@@ -50,10 +56,10 @@ def traced(pair: Pair, prompts: list[Prompt], temperature: float, max_new_tokens
             [p.prompt_id for p in prompts],
             *lengths.T,
         ),
-        sequence=np.repeat(np.arange(len(prompts)), rows),
-        position=np.concatenate([start + np.arange(n) for (start, _), n in zip(texts, rows, strict=True)]),
+        sequence=sequence,
+        position=position,
         confidences=np.concatenate([table.confidences for table in tables]),
-        ranks=np.concatenate([table.ranks for table in tables]),
+        accepted=accepted_tokens(ranks, lengths[sequence, 1] - 1 - position, top_k=10, tree_size=60),
         censored=np.zeros(sum(rows), dtype=bool),
     )
 

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from radar_rl.evaluation import statistics
 from radar_rl.evaluation.statistics import MIN_PROMPTS, per_prompt, speedup_interval
 
 
@@ -39,3 +40,11 @@ def test_too_few_prompts_give_no_interval() -> None:
 
 def test_the_samples_of_a_prompt_are_one() -> None:
     np.testing.assert_array_equal(per_prompt(np.array([1.0, 2.0, 4.0]), np.array([0, 1, 0])), [5.0, 2.0])
+
+
+def test_the_batch_of_resamples_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(3)
+    policy, base = rng.random(30) + 1, rng.random(30) + 1
+    whole = speedup_interval(policy, base, resamples=500, seed=1)
+    monkeypatch.setattr(statistics, "RESAMPLED", 100)
+    assert speedup_interval(policy, base, resamples=500, seed=1) == whole

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from synthetic_trace import HARDWARE, make_trace
+from synthetic_trace import HARDWARE, make_trace, written_out
 
 from radar_rl.errors import ConfigError
 from radar_rl.offline.behaviour import decide
@@ -10,14 +10,14 @@ from radar_rl.policies.protocol import CONTINUE, STOP
 
 @pytest.mark.parametrize("behaviour", ["full", "uniform", "oracle"])
 def test_decisions_leave_out_censored_rows_and_the_last_call(outcomes: Outcomes, behaviour) -> None:
-    decisions = decide(behaviour, outcomes, seed=0)
+    decisions = written_out(decide(behaviour, outcomes, seed=0))
     assert not outcomes.trace.censored[decisions.row].any()
     assert outcomes.trace.censored.any()
     assert set(np.unique(decisions.depth)) <= set(range(1, 8))
 
 
 def test_full_takes_both_actions_everywhere(outcomes: Outcomes) -> None:
-    decisions = decide("full", outcomes, seed=0)
+    decisions = written_out(decide("full", outcomes, seed=0))
     states = np.stack([decisions.row, decisions.depth, decisions.action], axis=1)
     assert len(np.unique(states, axis=0)) == len(states) == (~outcomes.trace.censored).sum() * 7 * 2
 

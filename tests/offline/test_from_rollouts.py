@@ -1,12 +1,12 @@
 import numpy as np
 import polars as pl
 import pytest
-from synthetic_trace import HARDWARE
+from synthetic_trace import HARDWARE, written_out
 
 from radar_rl.errors import ConfigError
 from radar_rl.offline.behaviour import stopping_at
 from radar_rl.offline.from_rollouts import RolloutData
-from radar_rl.offline.transitions import transitions_of
+from radar_rl.offline.transitions import TraceTransitions
 from radar_rl.offline.walk import Outcomes, policy_depths, walk
 from radar_rl.policies.observation import ObservationSpec
 from radar_rl.policies.threshold import ConfidenceThreshold
@@ -39,7 +39,7 @@ def test_rollouts_give_the_transitions_of_the_same_walk_over_the_trace(logged, o
     mine = data.transitions(rate=350.0)
 
     depths = policy_depths(outcomes, POLICY)
-    table = transitions_of(outcomes, stopping_at(outcomes, depths), Reward(rate=350.0), episode)
+    table = written_out(TraceTransitions.of(outcomes, stopping_at(outcomes, depths), Reward(rate=350.0), episode))
     row_of = {key: i for i, key in enumerate(zip(outcomes.trace.sequence, outcomes.trace.position, strict=True))}
     texts = {name: i for i, name in enumerate(outcomes.trace.sequences.prompt_id)}
     step_rows = [row_of[texts[name], position] for name, position in logged.select("prompt_id", "position").iter_rows()]

@@ -2,11 +2,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from synthetic_trace import HARDWARE
+from synthetic_trace import HARDWARE, written_out
 
 from radar_rl.errors import ConfigError
-from radar_rl.offline.behaviour import Decisions, decide
-from radar_rl.offline.transitions import Transitions, transitions_of
+from radar_rl.offline.behaviour import Decisions, EveryDecision, decide
+from radar_rl.offline.transitions import TraceTransitions, Transitions
 from radar_rl.offline.walk import Outcomes, walk
 from radar_rl.policies.protocol import CONTINUE, STOP
 from radar_rl.rollouts.reward import Reward
@@ -14,10 +14,11 @@ from radar_rl.rollouts.reward import Reward
 
 def everywhere(outcomes: Outcomes) -> Decisions:
     """Both actions at every state, censored rows too."""
-    rows, depths, actions = np.meshgrid(
-        np.arange(len(outcomes.trace)), np.arange(1, 8), [STOP, CONTINUE], indexing="ij"
-    )
-    return Decisions(rows.ravel(), depths.ravel().astype(np.int8), actions.ravel().astype(np.int8))
+    return EveryDecision(np.arange(len(outcomes.trace), dtype=np.int32), outcomes.max_depth)
+
+
+def transitions_of(outcomes: Outcomes, decisions: Decisions, reward: Reward, episode) -> Transitions:
+    return written_out(TraceTransitions.of(outcomes, decisions, reward, episode))
 
 
 def returns(table: Transitions, depths: np.ndarray, start: int) -> float:
@@ -71,4 +72,4 @@ def test_radars_reward_is_speed_minus_calls(outcomes: Outcomes) -> None:
 
 def test_unknown_episode(outcomes: Outcomes) -> None:
     with pytest.raises(ConfigError, match="valid: sequence, round"):
-        transitions_of(outcomes, decide("full", outcomes, 0), Reward(), "text")  # type: ignore[arg-type]
+        transitions_of(outcomes, decide("full", outcomes, 0), Reward(), "text")

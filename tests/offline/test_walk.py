@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -97,10 +99,11 @@ def test_a_text_without_rows_counts_nothing() -> None:
     one_token = texts.length.copy()
     one_token[1] = texts.prompt_length[1] + 1
     keep = trace.sequence != 1
-    short = type(trace)(
-        trace.settings,
-        type(texts)(texts.sequence_id, texts.task, texts.prompt_id, texts.prompt_length, one_token),
-        *(getattr(trace, name)[keep] for name in ("sequence", "position", "confidences", "ranks", "censored")),
+    arrays = ("sequence", "position", "confidences", "accepted", "ranks", "censored")
+    short = replace(
+        trace,
+        sequences=replace(texts, length=one_token),
+        **{name: getattr(trace, name)[keep] for name in arrays},
     )
     run = walk_policy(Outcomes.of(short, HARDWARE), StaticDepth(2))
     assert run.rounds[1] == run.emitted[1] == 0
@@ -114,7 +117,7 @@ def test_depths_of_rows_that_are_never_reached_do_not_matter(outcomes: Outcomes)
 
 
 def test_a_smaller_tree_accepts_no_more_and_costs_less(outcomes: Outcomes) -> None:
-    small = Outcomes.of(outcomes.trace, HARDWARE, tree_size=20)
+    small = Outcomes.of(outcomes.trace.at(20), HARDWARE)  # type: ignore[attr-defined]
     assert (small.accepted <= outcomes.accepted).all()
     assert (small.accepted < outcomes.accepted).any()
     assert small.seconds[-1] < outcomes.seconds[-1]

@@ -47,7 +47,7 @@ def test_collected_texts_are_the_targets_own(arguments: dict[str, Any], model: d
         assert row["token_ids"][row["prompt_length"] :] == list(autoregressive(pair, prompt, max_new_tokens=20))
     trace = load_trace(out, expect={"target": pair.target_identity, "draft": pair.draft_identity})
     frame = read_traces(out).collect()
-    np.testing.assert_array_equal(np.array(frame["accepted"].to_list()), trace.accepted())
+    np.testing.assert_array_equal(np.array(frame["accepted"].to_list()), trace.accepted)
     ended = [tokens[-1] in pair.eos_token_ids for tokens in texts["token_ids"]]
     for i, complete in enumerate(ended):
         censored = trace.censored[trace.sequence == i]
@@ -105,7 +105,7 @@ def test_samples_differ_and_repeat(arguments: dict[str, Any], tmp_path: Path) ->
     assert texts["sequence_id"].to_list() == ["sums/sum-0/0/0", "sums/sum-0/1/0", "sums/sum-1/0/0", "sums/sum-1/1/0"]
     assert texts["token_ids"].n_unique() == texts["seed"].n_unique() == 4
     assert texts.equals(pl.read_parquet(other / "sequences" / "*.parquet"))
-    np.testing.assert_array_equal(load_trace(one).accepted(), load_trace(other).accepted())
+    np.testing.assert_array_equal(load_trace(one).accepted, load_trace(other).accepted)
 
 
 def test_bad_arguments_are_named(arguments: dict[str, Any], tmp_path: Path) -> None:

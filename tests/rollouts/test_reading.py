@@ -9,9 +9,10 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from synthetic_trace import MadeTrace
 
 from radar_rl.errors import TraceError
-from radar_rl.rollouts import Trace, load_rollouts, load_trace, read_traces, trace_settings
+from radar_rl.rollouts import Trace, load_rollouts, load_trace, read_traces, trace_parts, trace_settings
 
 
 def test_what_was_written_is_read(collection: Path, trace: Trace) -> None:
@@ -21,7 +22,7 @@ def test_what_was_written_is_read(collection: Path, trace: Trace) -> None:
         assert getattr(loaded.sequences, name) == getattr(trace.sequences, name)
     for name in ("prompt_length", "length"):
         np.testing.assert_array_equal(getattr(loaded.sequences, name), getattr(trace.sequences, name))
-    for name in ("sequence", "position", "confidences", "ranks", "censored"):
+    for name in ("sequence", "position", "confidences", "accepted", "censored"):
         array, expected = getattr(loaded, name), getattr(trace, name)
         assert array.dtype == expected.dtype
         np.testing.assert_array_equal(array, expected)
@@ -32,16 +33,54 @@ def test_the_lazy_frame_says_the_same(collection: Path, trace: Trace) -> None:
     expected = ["sequence_id", "task", "prompt_id", "position", "confidences", "accepted", "censored"]
     assert frame.collect_schema().names() == expected
     rows = frame.collect()
-    np.testing.assert_array_equal(np.array(rows["accepted"].to_list()), trace.accepted())
+    np.testing.assert_array_equal(np.array(rows["accepted"].to_list()), trace.accepted)
     np.testing.assert_array_equal(rows["position"].to_numpy(), trace.position)
     assert rows["prompt_id"].to_list() == [trace.sequences.prompt_id[i] for i in trace.sequence]
     some = read_traces(collection).filter(pl.col("task") == "second").select("position").collect()
     assert len(some) == sum(trace.sequences.task[i] == "second" for i in trace.sequence)
 
 
-def test_other_tools_read_the_files(collection: Path, trace: Trace) -> None:
-    assert len(pl.scan_parquet(collection / "trace" / "*.parquet").collect()) == len(trace)
-    assert len(pq.read_table(collection / "trace")) == len(trace)
+def test_only_the_texts_to_keep_are_loaded(collection: Path, trace: Trace) -> None:
+    loaded = load_trace(collection, keep=lambda texts: np.array([task == "second" for task in texts.task]))
+    expected = trace.select(np.array([task == "second" for task in trace.sequences.task]))
+    assert loaded.sequences.sequence_id == expected.sequences.sequence_id
+    for name in ("sequence", "position", "confidences", "accepted", "censored"):
+        np.testing.assert_array_equal(getattr(loaded, name), getattr(expected, name))
+    assert not len(load_trace(collection, keep=lambda texts: np.zeros(len(texts), dtype=bool)))
+
+
+@pytest.mark.parametrize("widen", [False, True])
+def test_a_smaller_tree_size_is_read_back(collection: Path, trace: MadeTrace, widen: bool) -> None:
+    loaded = load_trace(collection, tree_size=20, widen_first_level=widen)
+    expected = trace.at(20, widen_first_level=widen)
+    assert loaded.settings == expected.settings
+    assert loaded.widen_first_level is widen
+    np.testing.assert_array_equal(loaded.accepted, expected.accepted)
+    for size in (1, 61):
+        with pytest.raises(TraceError, match=f"expected 2 … 60 .as collected., got {size}"):
+            load_trace(collection, tree_size=size)
+
+
+def test_a_trace_is_read_part_by_part(collection: Path, trace: Trace) -> None:
+    parts = list(trace_parts(collection))
+    assert [len(part.sequences) for part in parts] == [4, 4, 2]
+    np.testing.assert_array_equal(np.concatenate([part.accepted for part in parts]), trace.accepted)
+
+
+def test_further_columns_are_passed_on_and_must_be_in_every_file(collection: Path, trace: Trace) -> None:
+    files = sorted((collection / "trace").glob("*.parquet"))
+    for file in files[:2]:
+        rewrite(file, lambda table: table.append_column("entropy", pa.array(np.arange(len(table), dtype=np.float16))))
+    with pytest.raises(TraceError, match=r"part-00002.parquet: other columns than trace/part-00000.parquet .*entropy"):
+        read_traces(collection)
+    rewrite(files[2], lambda table: table.append_column("entropy", pa.array(np.arange(len(table), dtype=np.float16))))
+    frame = read_traces(collection)
+    assert frame.collect_schema()["entropy"] == pl.Float16
+    first = frame.select("entropy").head(3).collect()
+    assert first["entropy"].to_list() == [0, 1, 2]
+    for file in files:
+        remember(collection, f"trace/{file.name}")
+    np.testing.assert_array_equal(load_trace(collection).confidences, trace.confidences)
 
 
 def test_unexpected_settings_are_named(collection: Path) -> None:
@@ -106,8 +145,10 @@ def test_files_of_other_settings_are_refused(
         name = f"{part}/part-00002.parquet"
         (collection / name).write_bytes((tmp_path / "other" / name).read_bytes())
         remember(collection, name)
-    with pytest.raises(TraceError, match=r"part-00002.parquet: made with other settings than the rest.*another@1"):
-        load_trace(collection)
+    expected = r"part-00002.parquet: made with other settings.*draft 'another@1' instead of 'draft@0'"
+    for read in (load_trace, read_traces):
+        with pytest.raises(TraceError, match=expected):
+            read(collection)
     shutil.copy(tmp_path / "other" / "manifest-00000-of-00001.json", collection / "manifest-00001-of-00002.json")
     for read in (load_trace, read_traces, trace_settings):
         with pytest.raises(TraceError, match=r"draft: 'draft@0' there, 'another@1' asked for"):

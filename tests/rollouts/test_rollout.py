@@ -49,7 +49,7 @@ def test_every_transition_is_logged(tmp_path: Path, collection: Path, trace: Tra
     np.testing.assert_array_equal(emitted, text.length - text.prompt_length - 1)
     assert rows.filter("terminated").group_by("episode").len()["len"].to_list() == [1] * 10
     stops = rows.filter(pl.col("action") == 0)
-    expected = trace.accepted()[
+    expected = trace.accepted[
         [
             np.flatnonzero((trace.sequence == e) & (trace.position == p))[0]
             for e, p in stops.select("episode", "position").rows()

@@ -1,8 +1,10 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from radar_rl.errors import TraceError
-from radar_rl.rollouts import ReplayTexts, Trace, sequence_seed
+from radar_rl.rollouts import ReplayTexts, Trace, load_trace, sequence_seed
 
 
 def test_sequence_seeds_are_stable_and_differ() -> None:
@@ -14,7 +16,7 @@ def test_sequence_seeds_are_stable_and_differ() -> None:
 
 def test_a_replayed_round_is_the_traced_one(trace: Trace) -> None:
     texts = ReplayTexts(trace)
-    accepted = trace.accepted()
+    accepted = trace.accepted
     session = texts.open(2)
     row = int(np.flatnonzero(trace.sequence == 2)[0])
     rng = np.random.default_rng(0)
@@ -32,13 +34,19 @@ def test_a_replayed_round_is_the_traced_one(trace: Trace) -> None:
     assert row == np.flatnonzero(trace.sequence == 2)[-1] + 1
 
 
-def test_shallower_and_smaller_than_collected(trace: Trace) -> None:
-    texts = ReplayTexts(trace, max_depth=3, tree_size=12)
-    assert texts.open(0).begin().confidences.shape == (3, 10)
-    np.testing.assert_array_equal(texts.accepted, trace.accepted(12))
-    for wrong in ({"max_depth": 9}, {"max_depth": 0}, {"tree_size": 61}):
+def test_shallower_and_smaller_than_collected(trace: Trace, collection: Path) -> None:
+    small = load_trace(collection, tree_size=12)
+    texts = ReplayTexts(small, max_depth=3, tree_size=12)
+    assert texts.tree_size == 12
+    session = texts.open(0)
+    assert session.begin().confidences.shape == (3, 10)
+    session.draft()
+    assert session.verify().accepted == small.accepted[0, 1]
+    for wrong in (9, 0):
         with pytest.raises(TraceError, match="as collected"):
-            ReplayTexts(trace, **wrong)
+            ReplayTexts(trace, max_depth=wrong)
+    with pytest.raises(TraceError, match="read for trees of 60 nodes, got 12"):
+        ReplayTexts(trace, tree_size=12)
     with pytest.raises(TraceError, match="no rows"):
         ReplayTexts(trace.select(np.zeros(len(trace.sequences), dtype=bool)))
 

@@ -2,14 +2,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from synthetic_trace import make_trace
+from synthetic_trace import MadeTrace, make_trace
 
 from radar_rl.errors import TraceError
 from radar_rl.rollouts import NO_RANK, Trace
 from radar_rl.rollouts.trace import accepted_tokens
 
 
-def accepted_by_definition(trace: Trace, row: int, calls: int, tree_size: int) -> int:
+def accepted_by_definition(trace: MadeTrace, row: int, calls: int, tree_size: int) -> int:
     """Follow the path node by node while it is among the verified ones and the text goes on."""
     count = 0
     for rank in trace.ranks[row, calls - 1]:
@@ -24,7 +24,7 @@ def accepted_by_definition(trace: Trace, row: int, calls: int, tree_size: int) -
 @given(seed=st.integers(0, 1000), tree_size=st.integers(2, 60))
 def test_accepted_follows_the_path(seed: int, tree_size: int) -> None:
     trace = make_trace(prompts=3, new_tokens=12, seed=seed, max_depth=4)
-    accepted = trace.accepted(tree_size)
+    accepted = trace.at(tree_size).accepted
     for row in range(len(trace)):
         expected = [accepted_by_definition(trace, row, calls, tree_size) for calls in range(1, 5)]
         assert accepted[row].tolist() == expected
@@ -39,9 +39,8 @@ def test_a_wider_first_level_accepts_more_only_after_call_1() -> None:
 
 
 def test_walks_end_with_the_text(trace: Trace) -> None:
-    for depth in range(trace.settings.max_depth):
-        emitted = trace.emitted(trace.accepted())[:, depth]
-        following = trace.next_row(emitted)
+    for depth in range(1, trace.settings.max_depth + 1):
+        emitted, following = trace.stop(np.arange(len(trace)), depth)
         for i, start in enumerate(trace.first_row):
             row, tokens = int(start), 1
             while row >= 0:
@@ -58,10 +57,25 @@ def test_selecting_sequences_keeps_their_rows(trace: Trace) -> None:
     ]
     rows = keep[trace.sequence]
     np.testing.assert_array_equal(some.confidences, trace.confidences[rows])
-    np.testing.assert_array_equal(some.accepted(), trace.accepted()[rows])
+    np.testing.assert_array_equal(some.accepted, trace.accepted[rows])
     assert not trace.select(np.zeros_like(keep)).first_row.size
 
 
-def test_larger_trees_than_collected_are_refused(trace: Trace) -> None:
-    with pytest.raises(TraceError, match="as collected"):
-        trace.accepted(tree_size=61)
+@pytest.mark.parametrize("size", [1, 20, 50, 10**6])
+def test_pieces_are_whole_texts_in_order(trace: Trace, size: int) -> None:
+    pieces = list(trace.pieces(size))
+    assert [0, *(piece.stop for piece in pieces)] == [*(piece.start for piece in pieces), len(trace)]
+    assert {piece.start for piece in pieces} <= set(trace.first_row.tolist())
+    for piece in pieces:
+        some = trace.rows_of(piece)
+        assert len(some) <= size or len(np.unique(some.sequence)) == 1
+        assert np.shares_memory(some.confidences, trace.confidences)
+        np.testing.assert_array_equal(some.remaining, trace.remaining[piece])
+    assert not list(trace.select(np.zeros(len(trace.sequences), dtype=bool)).pieces())
+
+
+def test_another_tree_size_than_it_was_read_for_is_refused(trace: Trace) -> None:
+    trace.check_tree_size(None)
+    trace.check_tree_size(60)
+    with pytest.raises(TraceError, match=r"read for trees of 60 nodes, got 20; .*load_trace\(path, tree_size=20\)"):
+        trace.check_tree_size(20)

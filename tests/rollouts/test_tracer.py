@@ -5,31 +5,34 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from synthetic_trace import MadeTrace
 
 from radar_rl.errors import InputError
 from radar_rl.policies import RandomStop, StaticDepth
-from radar_rl.rollouts.trace import NO_RANK, Sequences, Trace, TraceSettings
+from radar_rl.rollouts.trace import NO_RANK, Sequences, TraceSettings, accepted_tokens
 from radar_rl.rollouts.tracer import trace_sequence
 from radar_rl.runtime import SpeculativeDecoder
 from radar_rl.speculative import Pair, load_pair
 from radar_rl.speculative.pair import stock_target
 
 
-def trace_of(pair: Pair, prompt: list[int], new: list[int], batch: int, size: int = 60, **shape: int) -> Trace:
+def trace_of(pair: Pair, prompt: list[int], new: list[int], batch: int, size: int = 60, **shape: int) -> MadeTrace:
     ids = [*prompt, *new]
     depth, k = shape.get("max_depth", 8), shape.get("top_k", 10)
     traced = trace_sequence(
         pair, ids, len(prompt), max_depth=depth, top_k=k, tree_size=size, positions_per_batch=batch
     )
     rows = len(traced.confidences)
-    return Trace(
+    positions = np.arange(len(prompt), len(ids) - 1, dtype=np.int32)
+    return MadeTrace(
         TraceSettings("t", "d", depth, k, size),
         Sequences(["s"], ["t"], ["p"], np.array([len(prompt)]), np.array([len(ids)])),
-        np.zeros(rows, np.int64),
-        np.arange(len(prompt), len(ids) - 1),
+        np.zeros(rows, np.int32),
+        positions,
         traced.confidences,
-        traced.ranks,
+        accepted_tokens(traced.ranks, len(ids) - 1 - positions, top_k=k, tree_size=size),
         np.zeros(rows, bool),
+        ranks=traced.ranks,
     )
 
 
@@ -44,12 +47,11 @@ def test_accepted_lengths_are_those_of_live_decoding(
             ids, max_new_tokens=64, temperature=temperature, seed=seed
         )
         trace = trace_of(pocket, ids, out.token_ids, 17)
-        accepted = trace.accepted()
-        emitted = trace.emitted(accepted)
         for done in out.rounds:
-            at = (done.position - len(ids), done.draft_calls - 1)
-            assert accepted[at] == done.accepted
-            assert emitted[at] == len(done.emitted)
+            row = done.position - len(ids)
+            assert trace.accepted[row, done.draft_calls - 1] == done.accepted
+            emitted, _ = trace.stop(np.array([row]), done.draft_calls)
+            assert emitted == [len(done.emitted)]
             rounds += 1
     assert rounds > 100
 
@@ -62,14 +64,14 @@ def test_smaller_trees_are_read_from_the_trace_of_larger_ones(pocket: Pair, ship
         decoder = SpeculativeDecoder(pocket, RandomStop(0.8, size), tree_size=size)
         for done in decoder.generate(ids, max_new_tokens=48).rounds:
             row = done.position - len(ids)
-            assert large.accepted(size)[row, done.draft_calls - 1] == done.accepted
+            assert large.at(size).accepted[row, done.draft_calls - 1] == done.accepted
 
 
 def test_a_widened_first_level_is_read_from_the_same_trace(pocket: Pair, shipped_prompts: list[str]) -> None:
     ids = pocket.encode_prompt(shipped_prompts[2])
     decoder = SpeculativeDecoder(pocket, StaticDepth(1), widen_first_level=True)
     out = decoder.generate(ids, max_new_tokens=48, temperature=1.0)
-    accepted = trace_of(pocket, ids, out.token_ids, 64).accepted(widen_first_level=True)
+    accepted = trace_of(pocket, ids, out.token_ids, 64).at(60, widen_first_level=True).accepted
     assert [accepted[r.position - len(ids), 0] for r in out.rounds] == [r.accepted for r in out.rounds]
 
 
@@ -77,7 +79,7 @@ def test_the_batch_of_positions_changes_nothing(pocket: Pair, shipped_prompts: l
     ids = pocket.encode_prompt(shipped_prompts[0])
     new = SpeculativeDecoder(pocket, StaticDepth(8)).generate(ids, max_new_tokens=32).token_ids
     one, many = trace_of(pocket, ids, new, 1), trace_of(pocket, ids, new, 256)
-    assert np.array_equal(one.accepted(), many.accepted())
+    assert np.array_equal(one.accepted, many.accepted)
     np.testing.assert_allclose(
         one.confidences.astype(np.float32), many.confidences.astype(np.float32), atol=2e-2, rtol=2e-3
     )
