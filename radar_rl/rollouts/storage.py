@@ -37,7 +37,7 @@ class Store:
     """A folder to read and write.
 
     Attributes:
-        place: the folder as the user wrote it.
+        place: the folder as messages call it: as the user wrote it, without a URI's query, which may hold secrets.
         filesystem, folder: pyarrow's filesystem, and the folder's path on it.
         local: the folder, where it is one of this machine; else None.
     """
@@ -62,7 +62,7 @@ class Store:
         except (OSError, ValueError, pa.ArrowException) as error:
             raise InputError(f"{text}: not a folder that pyarrow can open ({error})") from error
         folder = folder.rstrip("/")
-        return cls(text, filesystem, folder, Path(folder) if isinstance(filesystem, fs.LocalFileSystem) else None)
+        return cls(text.partition("?")[0], filesystem, folder, Path(folder) if isinstance(filesystem, fs.LocalFileSystem) else None)
 
     def path(self, name: str) -> str:
         """A file's path on ``filesystem``."""
@@ -70,7 +70,7 @@ class Store:
 
     def show(self, name: str) -> str:
         """A file as messages call it."""
-        return f"{self.place.partition('?')[0].rstrip('/')}/{name}"
+        return f"{self.place.rstrip('/')}/{name}"
 
     def names(self, suffix: str, *, folder: str = "") -> list[str]:
         """Names of the files in a folder below this one that end in ``suffix``, sorted; none if there is no folder."""

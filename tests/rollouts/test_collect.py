@@ -1,4 +1,6 @@
 import json
+import resource
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -6,9 +8,11 @@ import numpy as np
 import polars as pl
 import pytest
 
-from radar_rl.errors import ConfigError, InputError, TraceError
-from radar_rl.rollouts import load_trace, read_traces
+from radar_rl.errors import CheckpointError, ConfigError, InputError, TraceError
+from radar_rl.rollouts import DataSet, load_trace, read_traces, room
+from radar_rl.rollouts.claim import claimed
 from radar_rl.rollouts.collect import collect
+from radar_rl.rollouts.storage import Store
 from radar_rl.runtime import autoregressive
 from radar_rl.runtime.models import pair_from_config
 
@@ -117,3 +121,118 @@ def test_bad_arguments_are_named(arguments: dict[str, Any], tmp_path: Path) -> N
     with pytest.raises(InputError, match="no prompt fits"):
         collect(out=out, **arguments | {"max_new_tokens": 100_000})
     assert not (tmp_path / "out").exists()
+
+
+def test_a_smaller_tree_read_back_is_the_one_collected(arguments: dict[str, Any], tmp_path: Path) -> None:
+    large = collect(out=str(tmp_path / "large"), **arguments)
+    small = collect(out=str(tmp_path / "small"), **arguments, tree_size=14)
+    read, collected = load_trace(large, tree_size=14), load_trace(small)
+    assert read.settings == collected.settings
+    for name in ("sequence", "position", "confidences", "accepted", "censored"):
+        np.testing.assert_array_equal(getattr(read, name), getattr(collected, name))
+    assert (read.accepted != load_trace(large).accepted).any()
+
+
+def test_logged_texts_give_the_trace_of_the_written_ones(
+    arguments: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    sampled = arguments | {"temperature": 1.0}
+    written = Path(collect(out=str(tmp_path / "written"), **sampled))
+    texts = pl.read_parquet(written / "sequences" / "*.parquet")
+    log = tmp_path / "log.jsonl"
+
+    def logged(change: Callable[[list[int]], list[int]]) -> None:
+        rows = []
+        for row in texts.iter_rows(named=True):
+            ids, start = row["token_ids"], row["prompt_length"]
+            rows.append({"id": row["prompt_id"], "prompt_ids": ids[:start], "completion_ids": change(ids[start:])})
+        log.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    logged(list)
+    capsys.readouterr()
+    given = arguments | {"source": "texts", "task": {"path": str(log)}}
+    again = Path(collect(out=str(tmp_path / "given"), **given))
+    told = capsys.readouterr().out
+    assert "0.00% have a probability below 1e-6" in told
+    assert not caplog.records
+    same = pl.read_parquet(again / "sequences" / "*.parquet")
+    assert same["token_ids"].equals(texts["token_ids"])
+    assert same["seed"].null_count() == 4
+    one, other = (pl.read_parquet(folder / "trace" / "*.parquet") for folder in (written, again))
+    assert one.drop("sequence_id").equals(other.drop("sequence_id"))
+
+    logged(lambda ids: [(7 * i + 11) % 2000 + 100 for i in ids])  # another model's words
+    collect(out=str(tmp_path / "foreign"), **given)
+    (warning, *_) = (record.getMessage() for record in caplog.records if "1e-6" in record.getMessage())
+    assert "did another model write them" in warning
+
+
+def test_a_head_of_another_target_is_doubted(
+    arguments: dict[str, Any], tmp_path: Path, tiny_pair: tuple[Path, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps({"prompt_ids": [4 + i, 7, 9]}) + "\n" for i in range(4)))
+    model = arguments["model"] | {"target": str(tiny_pair[0]), "draft": str(tiny_pair[1])}
+    tiny = arguments | {"model": model, "task": {"path": str(rows)}, "max_depth": 2, "top_k": 1, "tree_size": 2}
+    collect(out=str(tmp_path / "random"), **tiny)
+    assert "does draft@" in caplog.text
+    with pytest.raises(CheckpointError, match="draft"):
+        collect(out=str(tmp_path / "misfit"), **tiny | {"model": model | {"draft": "pocket"}})
+
+
+def test_a_turn_that_does_not_fit_is_listed(
+    arguments: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = tmp_path / "talk.jsonl"
+    talk = [{"id": "a", "turns": ["Hello.", "And?"]}, {"id": "b", "turns": ["Hi.", "many words " * 3000, "So?"]}]
+    rows.write_text("".join(json.dumps(row) + "\n" for row in talk))
+    pocket = arguments["model"] | {"target": "pocket", "draft": "pocket"}
+    out = collect(out=str(tmp_path / "out"), **arguments | {"task": {"path": str(rows)}, "model": pocket})
+    assert load_trace(out).sequences.sequence_id == ["talk/a/0/0", "talk/a/0/1", "talk/b/0/0"]
+    assert "2 prompts skipped as too long" in capsys.readouterr().out
+    (part,) = DataSet.read(out).parts.values()
+    assert [(one["prompt_id"], one["turn"]) for one in part["skipped"]] == [("b", 1), ("b", 2)]
+
+
+def test_a_full_disk_is_named_and_finished_parts_are_whole(arguments: dict[str, Any], tmp_path: Path) -> None:
+    whole = Path(collect(out=str(tmp_path / "whole"), **arguments))
+    largest = max(path.stat().st_size for path in (whole / "trace").iterdir())
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    written = Store.write
+
+    def filling(store: Store, name: str, data: Any) -> None:
+        if name == "trace/part-00001.parquet":  # from here on no file may be as large as this one
+            resource.setrlimit(resource.RLIMIT_FSIZE, (min(largest, data.size) - 1, before[1]))
+        written(store, name, data)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Store, "write", filling)
+        try:
+            with pytest.raises(InputError, match=r"cannot write .*trace/part-00001"):
+                collect(out=str(tmp_path / "full"), **arguments)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(DataSet.read(tmp_path / "full").parts) == ["part-00000"]
+    assert len(load_trace(tmp_path / "full").sequences) == 2
+    collect(out=str(tmp_path / "full"), **arguments)
+    assert same_rows(whole, tmp_path / "full")
+
+
+def test_a_second_collector_is_refused(arguments: dict[str, Any], tmp_path: Path) -> None:
+    out = str(tmp_path / "out")
+    with claimed(Store.at(out), "shard-00000-of-00002"):
+        with pytest.raises(InputError, match="shard-00000-of-00002 is being written by another process"):
+            collect(out=out, **arguments, shards=2)
+        collect(out=out, **arguments, shards=2, shard=1)
+    assert list(DataSet.read(out).parts) == ["part-00001"]
+
+
+def test_positions_follow_the_free_memory(model: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    pair = pair_from_config(model)
+    need = room.bytes_per_position(pair, 500, max_depth=8, top_k=10)
+    fitting = []
+    for times in (0.1, 3, 20, 1e9):
+        monkeypatch.setattr(room, "_free_bytes", lambda device, times=times: need * times / room.SHARE)
+        fitting.append(room.positions_that_fit(pair, 500, max_depth=8, top_k=10))
+    assert fitting == [1, 2, 16, room.MOST["cpu"]]
+    assert room.bytes_per_position(pair, 5000, max_depth=8, top_k=10) > need
