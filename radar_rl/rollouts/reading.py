@@ -219,11 +219,13 @@ def data_set_size(path: str | Path) -> tuple[int, int]:
     return len(found.parts), found.parts_total
 
 
-def read_traces(path: str | Path) -> pl.LazyFrame:
-    """Scan a collected trace without loading it: of the files, only the footers are read here.
+def read_traces(path: str | Path, *, verify: bool = True) -> pl.LazyFrame:
+    """Scan a collected trace without loading it.
 
     Args:
         path: the folder that ``radar-rl collect`` wrote, or its URI; only finished parts are read.
+        verify: read every file once beforehand, one after the other, to compare it with its recorded checksum; False
+            reads the footers only.
 
     Returns:
         One row a root token, those of a text one after the other:
@@ -240,11 +242,12 @@ def read_traces(path: str | Path) -> pl.LazyFrame:
         - then each feature column that was collected, under its name and as it is stored.
 
     Raises:
-        TraceError: the folder holds no trace, or files were made with different settings or columns; names the file.
+        TraceError: the folder holds no trace, or a file is truncated or altered, or made with other settings or columns
+            than the rest; names it.
     """
     found = _traces(path)
     settings = _settings(found)
-    trace, texts = _scan(found, "trace", settings), _scan(found, "sequences", settings)
+    trace, texts = (_scan(found, kind, settings, verify) for kind in ("trace", "sequences"))
     features = [name for name in trace.collect_schema().names() if name not in TRACE_COLUMNS]
 
     def accepted(rows: pl.Series) -> pl.Series:
@@ -267,7 +270,7 @@ def read_traces(path: str | Path) -> pl.LazyFrame:
     )
 
 
-def _scan(found: DataSet, kind: str, made_with: TraceSettings) -> pl.LazyFrame:
+def _scan(found: DataSet, kind: str, made_with: TraceSettings, verify: bool) -> pl.LazyFrame:
     """The files of one kind, lazily, wherever they lie; their footers must agree.
 
     Raises:
@@ -275,9 +278,10 @@ def _scan(found: DataSet, kind: str, made_with: TraceSettings) -> pl.LazyFrame:
     """
     store, files = found.store, found.files(kind)
     first: pa.Schema | None = None
-    for file in files:
+    for file, entry in zip(files, found.parts.values(), strict=True):
+        source: Any = pa.BufferReader(store.checked(file, entry["files"][file])) if verify else store.path(file)
         try:
-            schema = pq.read_schema(store.path(file), filesystem=store.filesystem)
+            schema = pq.read_schema(source, filesystem=None if verify else store.filesystem)
         except (OSError, pa.ArrowException) as error:
             raise TraceError(f"{store.show(file)}: missing or damaged ({error})") from error
         about = json.loads((schema.metadata or {}).get(METADATA_KEY, b'{"settings": {}}'))

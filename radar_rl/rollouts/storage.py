@@ -62,7 +62,8 @@ class Store:
         except (OSError, ValueError, pa.ArrowException) as error:
             raise InputError(f"{text}: not a folder that pyarrow can open ({error})") from error
         folder = folder.rstrip("/")
-        return cls(text.partition("?")[0], filesystem, folder, Path(folder) if isinstance(filesystem, fs.LocalFileSystem) else None)
+        local = Path(folder) if isinstance(filesystem, fs.LocalFileSystem) else None
+        return cls(text.partition("?")[0], filesystem, folder, local)
 
     def path(self, name: str) -> str:
         """A file's path on ``filesystem``."""
@@ -136,6 +137,25 @@ class Store:
         self.write(name, data)
         return FileRecord(len(table), data.size, hashlib.sha256(data).hexdigest())
 
+    def checked(self, name: str, record: Mapping[str, Any] | None) -> pa.Buffer:
+        """A file's bytes, which must be those that its manifest's ``record`` (if there is one) remembers.
+
+        Raises:
+            TraceError: the file is missing, truncated or altered.
+        """
+        shown = self.show(name)
+        try:
+            data = self.read(name)
+        except (OSError, pa.ArrowException) as error:
+            raise TraceError(f"{shown}: missing or unreadable ({error}); {_again(name)}") from error
+        if record is None:
+            return data
+        if data.size != record["bytes"]:
+            raise TraceError(f"{shown}: holds {data.size} bytes, its manifest says {record['bytes']}; {_again(name)}")
+        if hashlib.sha256(data).hexdigest() != record["sha256"]:
+            raise TraceError(f"{shown}: altered, its checksum is not the manifest's; {_again(name)}")
+        return data
+
     def read_parquet(
         self, name: str, kind: str, columns: list[str] | None = None, record: Mapping[str, Any] | None = None
     ) -> tuple[pa.Table, dict[str, Any]]:
@@ -148,13 +168,7 @@ class Store:
         Raises:
             TraceError: the file is missing, truncated, altered, of another kind, or of an unknown schema version.
         """
-        shown = self.show(name)
-        try:
-            data = self.read(name)
-        except (OSError, pa.ArrowException) as error:
-            raise TraceError(f"{shown}: missing or unreadable ({error}); {_again(name)}") from error
-        if record is not None:
-            check_record(shown, data, record, _again(name))
+        shown, data = self.show(name), self.checked(name, record)
         try:
             with pq.ParquetFile(pa.BufferReader(data)) as file:
                 about = file.schema_arrow.metadata or {}
@@ -174,18 +188,6 @@ class Store:
             )
         settings: dict[str, Any] = values["settings"]
         return table, settings
-
-
-def check_record(shown: str, data: pa.Buffer, record: Mapping[str, Any], advice: str) -> None:
-    """Compare a file's bytes with what its manifest remembers.
-
-    Raises:
-        TraceError: they are not the ones that were written.
-    """
-    if data.size != record["bytes"]:
-        raise TraceError(f"{shown}: holds {data.size} bytes, its manifest says {record['bytes']}; {advice}")
-    if hashlib.sha256(data).hexdigest() != record["sha256"]:
-        raise TraceError(f"{shown}: altered, its checksum is not the manifest's; {advice}")
 
 
 def plain(records: Mapping[str, FileRecord]) -> dict[str, dict[str, Any]]:

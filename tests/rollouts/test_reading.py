@@ -71,15 +71,15 @@ def test_further_columns_are_passed_on_and_must_be_in_every_file(collection: Pat
     files = sorted((collection / "trace").glob("*.parquet"))
     for file in files[:2]:
         rewrite(file, lambda table: table.append_column("entropy", pa.array(np.arange(len(table), dtype=np.float16))))
+        remember(collection, f"trace/{file.name}")
     with pytest.raises(TraceError, match=r"part-00002.parquet: other columns than trace/part-00000.parquet .*entropy"):
         read_traces(collection)
     rewrite(files[2], lambda table: table.append_column("entropy", pa.array(np.arange(len(table), dtype=np.float16))))
+    remember(collection, f"trace/{files[2].name}")
     frame = read_traces(collection)
     assert frame.collect_schema()["entropy"] == pl.Float16
     first = frame.select("entropy").head(3).collect()
     assert first["entropy"].to_list() == [0, 1, 2]
-    for file in files:
-        remember(collection, f"trace/{file.name}")
     np.testing.assert_array_equal(load_trace(collection).confidences, trace.confidences)
 
 
@@ -113,8 +113,15 @@ def test_damage_is_found(collection: Path) -> None:
     path = collection / "trace" / "part-00001.parquet"
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(TraceError, match=r"trace/part-00001.parquet: holds \d+ bytes, its manifest says"):
-        load_trace(collection)
+    for read in (load_trace, read_traces):
+        with pytest.raises(TraceError, match=r"trace/part-00001.parquet: holds \d+ bytes, its manifest says"):
+            read(collection)
+    flipped = bytearray(whole)
+    flipped[200] ^= 1
+    path.write_bytes(flipped)
+    with pytest.raises(TraceError, match=r"trace/part-00001.parquet: altered"):
+        read_traces(collection)
+    assert len(read_traces(collection, verify=False).collect_schema()) == 7  # the footer is whole
     for change in (lambda table: table.slice(1), lambda table: pa.concat_tables([table.slice(1), table.slice(0, 1)])):
         path.write_bytes(whole)
         rewrite(path, change)
