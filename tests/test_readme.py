@@ -23,6 +23,7 @@ SMALL = {
     "decode": ["max_new_tokens=12"],
     "bench round": ["max_new_tokens=12", "max_depth=2"],
     "bench hybrid": ["max_new_tokens=12", "max_depth=2"],
+    "bench collect": ["limit=1", "slow_limit=1", "max_new_tokens=8", "max_depth=3"],
     "bench features": ["max_new_tokens=12", "max_depth=2"],
     "bench scale": ["rows=3000", "part_size=10", "updates=2"],
 }

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -214,6 +214,8 @@ def collect(
     store = Store.at(out)
     with claimed(store, Manifest(store, "traces", about, plan.parts, shard, shards).claim):
         manifest = Manifest.open(store, "traces", about, plan.parts, shard, shards, notes)
+        if positions_per_batch is None:  # as before: float sums depend on it in their last bit
+            plan = replace(plan, positions_per_batch=int(manifest.notes["positions_per_batch"]))
         _go_on(plan, manifest)
     return out
 

@@ -74,9 +74,11 @@ def test_an_interrupted_collection_goes_on(
 
     whole = Path(collect(out=str(tmp_path / "whole"), **arguments))
     calls, traced = [], module.trace_sequence
+    fitting = iter((7, 64))
+    monkeypatch.setattr(module, "positions_that_fit", lambda *pair, **shape: next(fitting))
 
     def killed(*positional: Any, **named: Any) -> Any:
-        calls.append(1)
+        calls.append(named["positions_per_batch"])
         if len(calls) == 4:
             raise KeyboardInterrupt
         return traced(*positional, **named)
@@ -87,7 +89,7 @@ def test_an_interrupted_collection_goes_on(
     assert list(json.loads((tmp_path / "cut" / "manifest-00000-of-00001.json").read_text())["parts"]) == ["part-00000"]
     first = (tmp_path / "cut" / "trace" / "part-00000.parquet").stat().st_mtime_ns
     collect(out=str(tmp_path / "cut"), **arguments)
-    assert len(calls) == 4 + 2  # the finished part was not made again
+    assert calls == [7] * (4 + 2)  # the finished part was not made again; as many positions as when it began
     assert (tmp_path / "cut" / "trace" / "part-00000.parquet").stat().st_mtime_ns == first
     assert same_rows(whole, tmp_path / "cut")
 
