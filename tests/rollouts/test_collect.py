@@ -72,10 +72,10 @@ def test_an_interrupted_collection_goes_on(
 ) -> None:
     import radar_rl.rollouts.collect as module
 
+    fitting = iter((7, 7, 64))
+    monkeypatch.setattr(module, "positions_that_fit", lambda *pair, **shape: next(fitting))
     whole = Path(collect(out=str(tmp_path / "whole"), **arguments))
     calls, traced = [], module.trace_sequence
-    fitting = iter((7, 64))
-    monkeypatch.setattr(module, "positions_that_fit", lambda *pair, **shape: next(fitting))
 
     def killed(*positional: Any, **named: Any) -> Any:
         calls.append(named["positions_per_batch"])
