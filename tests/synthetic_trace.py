@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from radar_rl.rollouts.columns import TracedText, sequences_table, trace_table
 from radar_rl.rollouts.manifest import Manifest, part_name
-from radar_rl.rollouts.storage import Store, plain
+from radar_rl.rollouts.storage import Store
 from radar_rl.rollouts.tasks import Prompt
 from radar_rl.rollouts.trace import NO_RANK, Sequences, Trace, TraceSettings, accepted_tokens
 from radar_rl.rollouts.writing import Work, WrittenText
@@ -130,10 +130,6 @@ def write_collection(folder: Path, trace: MadeTrace, part_size: int = 4) -> Path
             traced.append(TracedText(text, trace.confidences[rows], trace.ranks[rows], trace.censored[rows]))
         name, about = part_name(number), asdict(trace.settings)
         tables = {"sequences": sequences_table(traced, trace.settings), "trace": trace_table(traced, trace.settings)}
-        files = {
-            f"{kind}/{name}.parquet": store.write_parquet(f"{kind}/{name}.parquet", table, kind, about)
-            for kind, table in tables.items()
-        }
         rows = sum(len(t.confidences) for t in traced)
-        manifest.finish(name, {"rows": rows, "sequences": len(traced), "files": plain(files)})
+        manifest.add(name, tables, about, {"rows": rows, "sequences": len(traced)})
     return folder

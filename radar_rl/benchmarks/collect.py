@@ -111,9 +111,7 @@ def bench_collect(
     chosen: dict[str, Any] = {"temperature": temperature, "seed": seed, "max_new_tokens": max_new_tokens}
 
     def write(some: Sequence[Work]) -> list[WrittenText]:
-        texts, _ = write_texts(
-            pair, some, sample_top_k=0, sample_top_p=1.0, texts_per_batch=texts_per_batch, **chosen
-        )
+        texts, _ = write_texts(pair, some, sample_top_k=0, sample_top_p=1.0, texts_per_batch=texts_per_batch, **chosen)
         return texts
 
     def trace(text: WrittenText, size: int = positions) -> int:

@@ -15,7 +15,7 @@ from radar_rl.progress import track
 from radar_rl.rollouts.columns import TracedText, sequences_table, trace_table
 from radar_rl.rollouts.manifest import Manifest, part_name
 from radar_rl.rollouts.sessions import near_cut
-from radar_rl.rollouts.storage import Store, plain
+from radar_rl.rollouts.storage import Store
 from radar_rl.rollouts.tasks import Prompt
 from radar_rl.rollouts.trace import NO_RANK, TraceSettings
 from radar_rl.rollouts.writing import Work, WrittenText
@@ -48,13 +48,9 @@ def generate(out: str | Path, *, rows: int, part_size: int, seed: int) -> None:
     for number in track(todo, len(todo), "generating") if todo else []:
         first = number * part_size
         part = list(_texts(first, lengths[first : first + part_size], np.random.default_rng([seed, 1, number])))
-        name, settings = part_name(number), asdict(MADE_WITH)
         tables = {"sequences": sequences_table(part, MADE_WITH), "trace": trace_table(part, MADE_WITH)}
-        files = {
-            f"{kind}/{name}.parquet": store.write_parquet(f"{kind}/{name}.parquet", table, kind, settings)
-            for kind, table in tables.items()
-        }
-        manifest.finish(name, {"rows": len(tables["trace"]), "sequences": len(part), "files": plain(files)})
+        entry = {"rows": len(tables["trace"]), "sequences": len(part)}
+        manifest.add(part_name(number), tables, asdict(MADE_WITH), entry)
 
 
 def _completion_lengths(rows: int, seed: int) -> NDArray[np.int64]:

@@ -15,7 +15,7 @@ from radar_rl.rollouts.columns import TracedText, sequences_table, trace_table
 from radar_rl.rollouts.manifest import DataSet, Manifest, check_shard, part_name
 from radar_rl.rollouts.room import positions_that_fit
 from radar_rl.rollouts.sessions import near_cut
-from radar_rl.rollouts.storage import Store, plain
+from radar_rl.rollouts.storage import Store
 from radar_rl.rollouts.tasks import Skipped, digest, fitting, load_prompts
 from radar_rl.rollouts.trace import NO_RANK, TraceSettings
 from radar_rl.rollouts.tracer import trace_sequence
@@ -169,9 +169,7 @@ def collect(
     given = source == "texts"
     names = checked_names(features or (), feature_dim)
     projected = any(FEATURES[name].projected for name in names)
-    prompts = load_prompts(
-        tasks, path=task.get("path"), split=split, data_dir=data_dir, limit=limit, completions=given
-    )
+    prompts = load_prompts(tasks, path=task.get("path"), split=split, data_dir=data_dir, limit=limit, completions=given)
     pair = pair_from_config(model)
     pair.check_shape(max_depth, top_k, tree_size, True)
     settings = TraceSettings(
@@ -245,21 +243,13 @@ def _collected(plan: Plan, manifest: Manifest, todo: Sequence[int]) -> Iterator[
         _write(plan, manifest, part_name(number), traced, skipped)
 
 
-def _write(
-    plan: Plan, manifest: Manifest, part: str, texts: Sequence[TracedText], skipped: Sequence[Skipped]
-) -> None:
+def _write(plan: Plan, manifest: Manifest, part: str, texts: Sequence[TracedText], skipped: Sequence[Skipped]) -> None:
     """Write one part and record it."""
-    about = asdict(plan.settings)
     tables = {"sequences": sequences_table(texts, plan.settings), "trace": trace_table(texts, plan.settings)}
-    files = {
-        f"{kind}/{part}.parquet": manifest.store.write_parquet(f"{kind}/{part}.parquet", table, kind, about)
-        for kind, table in tables.items()
-    }
     entry: dict[str, Any] = {
         "rows": len(tables["trace"]),
         "sequences": len(texts),
         "skipped": [asdict(one) for one in skipped],
-        "files": plain(files),
     }
     if plan.settings.source == "texts":
         entry["judged"] = {
@@ -269,7 +259,7 @@ def _write(
         }
         _doubt_texts(part, entry["judged"], plan.improbable)
     _doubt_head(plan, part, texts)
-    manifest.finish(part, entry)
+    manifest.add(part, tables, asdict(plan.settings), entry)
 
 
 def _doubt_texts(part: str, judged: Mapping[str, int], threshold: float) -> None:

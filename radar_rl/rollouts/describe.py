@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from radar_rl.rollouts.reading import data_set_size, trace_parts, trace_settings
+from radar_rl.rollouts.storage import Store
 from radar_rl.rollouts.trace import Trace, TraceSettings
 
 ALL_TASKS = "all"
@@ -141,7 +142,9 @@ def print_description(described: Description, path: str | Path, console: Console
     """Print counts, τ by stopping depth and acceptance by level, per task."""
     made = described.settings
     pair = f"{made.target.partition('@')[0]} + {made.draft.partition('@')[0]}"
-    console.print(f"{path}: {described.parts} of {described.parts_total} parts · {pair}", soft_wrap=True)
+    console.print(
+        f"{Store.at(path).place}: {described.parts} of {described.parts_total} parts · {pair}", soft_wrap=True
+    )
     table = Table("task")
     for name in described.counts.columns[1:]:
         table.add_column(name.replace("_", " "), justify="right")

@@ -8,7 +8,7 @@ depend on how many workers there are, so the folder is the data set, whoever mad
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -76,6 +76,23 @@ class Manifest:
         """Whether every part of the data set is done, and by this worker."""
         return len(self.parts) == self.parts_total
 
+    def add(
+        self, part: str, tables: Mapping[str, pa.Table], settings: Mapping[str, Any], entry: Mapping[str, Any]
+    ) -> None:
+        """Write a part's files and record it as done.
+
+        Args:
+            part: its name.
+            tables: by kind: ``sequences``, ``trace`` or ``rollouts``, which is the folder of the file too.
+            settings: what goes into the files' metadata.
+            entry: what else to remember of it.
+        """
+        files = {
+            f"{kind}/{part}.parquet": asdict(self.store.write_parquet(f"{kind}/{part}.parquet", table, kind, settings))
+            for kind, table in tables.items()
+        }
+        self.finish(part, {**entry, "files": files})
+
     def finish(self, part: str, entry: Mapping[str, Any]) -> None:
         """Record a part as done; its files must be in place."""
         self.parts[part] = dict(entry)
@@ -136,9 +153,7 @@ class Manifest:
         for name in names:
             there = cls.load(store, name, kind)
             if differences := _differences(there.settings, wanted):
-                raise TraceError(
-                    f"{store.place} was made with other settings ({differences}); choose another out="
-                )
+                raise TraceError(f"{store.place} was made with other settings ({differences}); choose another out=")
             if name == mine.name:
                 mine.notes, mine.parts = there.notes, there.parts
         if mine.name not in names:

@@ -25,7 +25,7 @@ from radar_rl.rollouts.reading import load_trace, trace_settings
 from radar_rl.rollouts.reward import Reward
 from radar_rl.rollouts.sessions import ReplayTexts, Texts
 from radar_rl.rollouts.split import held_out as is_held_out
-from radar_rl.rollouts.storage import Store, plain
+from radar_rl.rollouts.storage import Store
 from radar_rl.rollouts.tasks import Prompt, Skipped, fitting, load_prompts
 from radar_rl.runtime.artifact import check_pair, read_config
 from radar_rl.runtime.models import pair_from_config
@@ -133,9 +133,7 @@ def rollout(
     if store.local is None and hardware is None:
         raise ConfigError(f"out={out}: a profile measured here is kept on this machine; give hardware=FILE or NAME")
     measured = (store.local or Path()) / "hardware.json"
-    profile = resolve_hardware(
-        hardware, measured, model, made_by=made_by, allow_other_pair=allow_other_pair, **shape
-    )
+    profile = resolve_hardware(hardware, measured, model, made_by=made_by, allow_other_pair=allow_other_pair, **shape)
     alone = profile.autoregressive_seconds
     earned = Reward.from_mapping(reward, 1 / alone if alone else None)
     spec = ObservationSpec(max_depth, top_k)
@@ -271,8 +269,6 @@ class RolloutLog:
         """
         table = rollouts_table(columns, self._observation_size)
         name = part_name(len(self.manifest.parts))
-        file = f"rollouts/{name}.parquet"
-        written = {file: self.manifest.store.write_parquet(file, table, "rollouts", self.manifest.settings)}
         listed = [one for entry in self._entries() for one in entry["skipped"]]
         entry = {
             "rows": len(table),
@@ -280,16 +276,14 @@ class RolloutLog:
             "emitted": int(columns["emitted"].sum()) if columns else 0,
             "texts": {slot.name(texts): texts.fingerprint(slot.index) for slot in slots},
             "skipped": [asdict(one) for one in skipped if asdict(one) not in listed],
-            "files": plain(written),
         }
-        self.manifest.finish(name, entry)
+        self.manifest.add(name, {"rollouts": table}, self.manifest.settings, entry)
 
     def told(self) -> str:
         """What there is, in words."""
         skipped = sum(len(entry["skipped"]) for entry in self._entries())
-        return (
-            f"{self._total('rows'):,} transitions of {self.episodes:,} texts, {self._total('emitted'):,} tokens"
-            + (f"; {skipped} texts skipped as too long (listed in {self.manifest.name})" if skipped else "")
+        return f"{self._total('rows'):,} transitions of {self.episodes:,} texts, {self._total('emitted'):,} tokens" + (
+            f"; {skipped} texts skipped as too long (listed in {self.manifest.name})" if skipped else ""
         )
 
     def _entries(self) -> Iterable[dict[str, Any]]:

@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -188,11 +188,6 @@ class Store:
             )
         settings: dict[str, Any] = values["settings"]
         return table, settings
-
-
-def plain(records: Mapping[str, FileRecord]) -> dict[str, dict[str, Any]]:
-    """Records as a manifest holds them."""
-    return {name: asdict(record) for name, record in records.items()}
 
 
 def _again(name: str) -> str:

@@ -1,4 +1,5 @@
 import resource
+from dataclasses import asdict
 from pathlib import Path
 
 import pyarrow as pa
@@ -6,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from radar_rl.errors import InputError, TraceError
-from radar_rl.rollouts.storage import FileRecord, Store, plain
+from radar_rl.rollouts.storage import FileRecord, Store
 
 ROWS = pa.table({"x": list(range(50_000))})
 
@@ -19,7 +20,7 @@ def store(tmp_path: Path) -> Store:
 def test_what_was_written_is_read(store: Store) -> None:
     record = store.write_parquet("trace/rows.parquet", ROWS, "trace", {"top_k": 10})
     assert (record.rows, record.bytes) == (50_000, (Path(store.folder) / "trace/rows.parquet").stat().st_size)
-    table, settings = store.read_parquet("trace/rows.parquet", "trace", record=plain({"f": record})["f"])
+    table, settings = store.read_parquet("trace/rows.parquet", "trace", record=asdict(record))
     assert table.equals(ROWS)
     assert settings == {"top_k": 10}
     assert store.names(".parquet", folder="trace") == ["rows.parquet"]
@@ -63,7 +64,7 @@ def test_files_of_others_and_of_other_kinds_are_refused(store: Store, tmp_path: 
 
 
 def test_a_truncated_or_altered_file_is_named(store: Store) -> None:
-    record = plain({"f": store.write_parquet("rows.parquet", ROWS, "trace", {})})["f"]
+    record = asdict(store.write_parquet("rows.parquet", ROWS, "trace", {}))
     path = Path(store.folder) / "rows.parquet"
     whole = path.read_bytes()
     path.write_bytes(whole[:-100])
@@ -77,6 +78,6 @@ def test_a_truncated_or_altered_file_is_named(store: Store) -> None:
     with pytest.raises(TraceError, match=r"rows.parquet: altered, its checksum"):
         store.read_parquet("rows.parquet", "trace", record=record)
     path.write_bytes(whole)
-    wrong = plain({"f": FileRecord(49_999, record["bytes"], record["sha256"])})["f"]
+    wrong = asdict(FileRecord(49_999, record["bytes"], record["sha256"]))
     with pytest.raises(TraceError, match=r"rows.parquet: holds 50000 rows, its manifest says 49999"):
         store.read_parquet("rows.parquet", "trace", record=wrong)
