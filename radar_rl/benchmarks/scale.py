@@ -25,7 +25,7 @@ from radar_rl.rollouts.reward import Reward
 from radar_rl.speculative.hardware import HardwareProfile
 
 HELD_OUT = 0.3
-MEGABYTE = 2**20
+MEBIBYTE = 2**20
 
 # The machine that seconds are priced for; any would do.
 PROFILE = "pocket_cpu"
@@ -46,7 +46,7 @@ def bench_scale(
         seed: where randomness starts.
 
     Returns:
-        A row per step: ``step``, ``seconds``, ``peak_mb`` (MiB resident at most, libraries and mapped files included).
+        A row per step: ``step``, ``seconds``, ``peak_mib`` (MiB resident at most, libraries and mapped files included).
 
     Raises:
         InputError: a number is out of range.
@@ -71,9 +71,9 @@ def bench_scale(
     if not console.is_terminal:
         console.width = WIDTH
     console.print(_table(measured, rows, limit_gb))
-    over = measured.filter(pl.col("peak_mb") > limit_gb * 1024)
+    over = measured.filter(pl.col("peak_mib") > limit_gb * 1024)
     if over.height:
-        worst = ", ".join(f"{name} {peak / 1024:.2f} GiB" for name, peak in over.select("step", "peak_mb").rows())
+        worst = ", ".join(f"{name} {peak / 1024:.2f} GiB" for name, peak in over.select("step", "peak_mib").rows())
         raise LimitError(f"memory: expected at most limit_gb={limit_gb:g} at rows={rows}, measured {worst}")
     return measured
 
@@ -86,7 +86,7 @@ def _apart(name: str, step: Callable[..., None], arguments: dict[str, Any]) -> d
             seconds, peak = pool.submit(_measured, step, arguments).result()
         except BrokenProcessPool as error:
             raise LimitError(f"{name}: its process was killed, as the system does when memory runs out") from error
-    return {"step": name, "seconds": seconds, "peak_mb": peak / MEGABYTE}
+    return {"step": name, "seconds": seconds, "peak_mib": peak / MEBIBYTE}
 
 
 def _measured(step: Callable[..., None], arguments: dict[str, Any]) -> tuple[float, int]:
@@ -180,7 +180,7 @@ def _evaluate(traces: str, run: str, out: str, seed: int) -> None:
 
 def _table(measured: pl.DataFrame, rows: int, limit_gb: float) -> Table:
     table = Table(title=f"{rows:,} rows, each step in a process of its own", title_justify="left")
-    for column in ("step", "seconds", "peak memory, MB", "limit, MB"):
+    for column in ("step", "seconds", "peak memory, MiB", "limit, MiB"):
         table.add_column(column, justify="left" if column == "step" else "right")
     for step, seconds, peak in measured.iter_rows():
         over = peak > limit_gb * 1024

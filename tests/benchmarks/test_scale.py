@@ -16,7 +16,7 @@ ARGUMENTS = {"rows": 3000, "part_size": 10, "limit_gb": 4.0, "updates": 2, "batc
 
 def in_process(name: str, step: Any, arguments: dict[str, Any]) -> dict[str, Any]:
     seconds, peak = scale._measured(step, arguments)
-    return {"step": name, "seconds": seconds, "peak_mb": peak / scale.MEGABYTE}
+    return {"step": name, "seconds": seconds, "peak_mib": peak / scale.MEBIBYTE}
 
 
 def test_every_step_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -24,7 +24,7 @@ def test_every_step_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
     measured = scale.bench_scale(out=str(tmp_path), **ARGUMENTS)  # type: ignore[arg-type]
     names = ["generate", "scan", "describe", "train: every decision", "train: uniform", "train: oracle", "evaluate"]
     assert measured["step"].to_list() == names
-    assert (measured["peak_mb"] > 50).all()
+    assert (measured["peak_mib"] > 50).all()
     printed = capsys.readouterr().out
     assert "3,000 rows, each step in a process of its own" in printed
     with pytest.raises(LimitError, match=r"at most limit_gb=0.01 at rows=3000, measured generate .* GiB"):
@@ -36,7 +36,7 @@ def test_every_step_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 def test_a_step_is_measured_in_a_process_of_its_own() -> None:
     ballast = np.ones(2**25)  # 256 MiB here that are not the step's
     measured = scale._apart("word", print, {})
-    assert measured["peak_mb"] * scale.MEGABYTE < scale.peak_bytes() - ballast.nbytes / 2
+    assert measured["peak_mib"] * scale.MEBIBYTE < scale.peak_bytes() - ballast.nbytes / 2
     with pytest.raises(json.JSONDecodeError):
         scale._apart("nonsense", json.loads, {"s": "nonsense"})
 
