@@ -85,7 +85,7 @@ def test_on_other_processes(collect: Collect, tmp_path: Path, launcher: list[str
     assert [len(texts(tmp_path / "out" / name)) for name in ("1", "2")] == [1, 2]
     assert {path.name for path in tmp_path.iterdir()} == {"target", "draft", "prompts.jsonl", "out", "runs"}
     if "joblib" in launcher[0]:  # the terminal is shared: every line says whose it is
-        assert "limit=2: collecting: 2/2" in errors
+        assert "limit=2: texts written and traced: 4/4" in errors
 
 
 @pytest.mark.slow
@@ -94,7 +94,7 @@ def test_on_a_ray_cluster(collect: Collect, tmp_path: Path, ray_cluster: RayClus
     code, printed, errors = ended(collect("limit=1,none,2", *ray, environment=ray_cluster.environment))
     check_one_failed(code, errors)
     assert [len(texts(tmp_path / "out" / name)) for name in ("1", "2")] == [1, 2]
-    assert "limit=2: collecting: 2/2" in printed + errors
+    assert "limit=2: texts written and traced: 4/4" in printed + errors
 
 
 def test_shards_side_by_side_are_one_data_set(collect: Collect, tmp_path: Path) -> None:

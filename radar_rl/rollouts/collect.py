@@ -59,9 +59,12 @@ class Plan:
         """Parts that the works make."""
         return -(-len(self.works) // self.part_size)
 
-    def texts(self, part: int) -> tuple[list[WrittenText], list[Skipped]]:
-        """The texts of a part, and the turns of conversations that do not fit the context."""
-        works = self.works[part * self.part_size : (part + 1) * self.part_size]
+    def of_part(self, part: int) -> Sequence[Work] | Sequence[WrittenText]:
+        """The works that make a part."""
+        return self.works[part * self.part_size : (part + 1) * self.part_size]
+
+    def texts(self, works: Sequence[Work] | Sequence[WrittenText]) -> tuple[list[WrittenText], list[Skipped]]:
+        """The texts of some works, and the turns of conversations that do not fit the context."""
         given = [work for work in works if isinstance(work, WrittenText)]
         if given:
             return given, []
@@ -223,23 +226,28 @@ def _go_on(plan: Plan, manifest: Manifest) -> None:
     done = set(DataSet.read(manifest.store, "traces").parts)
     mine = range(manifest.shard, plan.parts, manifest.shards)
     todo = [number for number in mine if part_name(number) not in done]
-    works = [work for number in todo for work in plan.works[number * plan.part_size : (number + 1) * plan.part_size]]
+    works = [work for number in todo for work in plan.of_part(number)]
     texts = sum(1 if isinstance(work, WrittenText) else 1 + len(work.prompt.later_turns) for work in works)
     start = time.monotonic()
-    for _ in track(_collected(plan, manifest, todo), texts, "collecting") if todo else ():
+    shown = track(_collected(plan, manifest, todo), 2 * texts, "texts written and traced") if todo else ()
+    for _ in shown:
         pass
     _report(manifest, len(mine) - len(todo), len(todo), time.monotonic() - start)
 
 
 def _collected(plan: Plan, manifest: Manifest, todo: Sequence[int]) -> Iterator[None]:
-    """Make parts; yields as often as a text is done or skipped."""
+    """Make parts; yields when a text is written, and again when it is traced (if it is skipped, twice at once)."""
     for number in todo:
-        written, skipped = plan.texts(number)
-        yield from (None for _ in skipped)
-        traced = []
-        for text in written:
-            traced.append(plan.trace(text))
-            yield
+        works = plan.of_part(number)
+        traced: list[TracedText] = []
+        skipped: list[Skipped] = []
+        for first in range(0, len(works), plan.texts_per_batch):
+            written, left_out = plan.texts(works[first : first + plan.texts_per_batch])
+            skipped += left_out
+            yield from (None for _ in range(len(written) + 2 * len(left_out)))
+            for text in written:
+                traced.append(plan.trace(text))
+                yield
         _write(plan, manifest, part_name(number), traced, skipped)
 
 
