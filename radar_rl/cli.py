@@ -44,7 +44,7 @@ HYDRA_FLAGS = ("-m", "--multirun", "-c", "--cfg", "-p", "--package", "--resolve"
 # What only an extra installs, by the name it is imported under.
 EXTRAS = {
     **dict.fromkeys(("d3rlpy", "gymnasium", "matplotlib", "polars", "pyarrow", "scipy"), "train"),
-    **dict.fromkeys(("structlog", "tokenizers", "wandb"), "train"),
+    **dict.fromkeys(("filelock", "psutil", "structlog", "tokenizers", "wandb"), "train"),
     "ray": "scale",
 }
 

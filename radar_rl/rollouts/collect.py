@@ -23,9 +23,11 @@ from radar_rl.rollouts.writing import TEXTS_PER_BATCH, Work, WrittenText, given_
 from radar_rl.runtime.models import pair_from_config
 from radar_rl.speculative.features import FEATURES, checked_names
 from radar_rl.speculative.pair import Pair
+from radar_rl.speculative.sampling import Sampling
 
 FOREIGN_HEAD = 0.1
-"""Share of first tokens among the head's ``top_k`` children of the root below which it hardly belongs to the target."""
+"""Share of tokens that are among the ``tree_size - 1`` best children of the token before, by the head, below which the
+head hardly belongs to the target."""
 
 log = logging.getLogger(__name__)
 
@@ -167,6 +169,7 @@ def collect(
         if value is not None and value < 1:
             raise ConfigError(f"{name}: expected at least 1, got {value}")
     check_shard(shard, shards)
+    Sampling(temperature, sample_top_k, sample_top_p)  # which says what is wrong with it, before anything is written
     if samples > 1 and (temperature == 0 or source == "texts"):
         raise ConfigError(f"samples={samples} would make the same text again; set a temperature, and source=model")
     given = source == "texts"
@@ -207,10 +210,9 @@ def collect(
         "part_size": part_size,
         "works": len(works),
         "works_digest": digest(named),
-        "skipped": [asdict(entry) for entry in skipped],
     }
     positions = positions_per_batch or positions_that_fit(pair, longest, max_depth=max_depth, top_k=top_k)
-    notes = {"texts_per_batch": texts_per_batch, "positions_per_batch": positions}
+    notes = {"positions_per_batch": positions, "skipped": [asdict(entry) for entry in skipped]}
     plan = Plan(settings, pair, works, max_new_tokens, part_size, texts_per_batch, positions, improbable)
     store = Store.at(out)
     with claimed(store, Manifest(store, "traces", about, plan.parts, shard, shards).claim):
@@ -300,10 +302,10 @@ def _doubt_head(plan: Plan, part: str, texts: Sequence[TracedText]) -> None:
 def _report(manifest: Manifest, old: int, new: int, seconds: float) -> None:
     """Say what there is now."""
     found = DataSet.read(manifest.store, "traces")
-    skipped = [*found.settings["skipped"], *(one for entry in found.parts.values() for one in entry["skipped"])]
+    skipped = [*manifest.notes["skipped"], *(one for entry in found.parts.values() for one in entry["skipped"])]
     told = [f"{found.rows:,} positions of {sum(entry['sequences'] for entry in found.parts.values()):,} texts"]
     if skipped:
-        told.append(f"{len(skipped)} prompts skipped as too long (listed in {manifest.name})")
+        told.append(f"{len(skipped)} prompts skipped as too long (listed in the manifest)")
     told.append(f"{new} parts in {seconds:.0f} s" + (f", {old} were done before" if old else ""))
     if not found.complete:
         told.append(f"{found.parts_total - len(found.parts)} of {found.parts_total} parts are left to other shards")

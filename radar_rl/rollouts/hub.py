@@ -29,6 +29,7 @@ def hub_rows(task: str, about: Mapping[str, Any], split: str) -> Iterator[dict[s
         raise InputError(
             f"task {task!r} comes from the Hugging Face Hub, which needs: pip install 'radar-rl[hub]'; or {instead}"
         ) from error
+    row: Mapping[str, Any] = {}
     try:
         rows = datasets.load_dataset(
             hub["path"],

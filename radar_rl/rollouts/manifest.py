@@ -119,9 +119,10 @@ class Manifest:
             found = (values["kind"], values["schema_version"])
             kind = found[0] if kind is None and found[0] in MADE_BY else kind
             if kind is not None and found == (kind, SCHEMA_VERSION):
+                _check_parts(values["settings"], values["parts"])
                 own = (values[key] for key in ("settings", "parts_total", "shard", "shards", "notes", "parts"))
                 return cls(store, kind, *own)
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise TraceError(f"{shown} is damaged ({error!r}); choose another folder") from error
         except (OSError, pa.ArrowException) as error:
             raise TraceError(f"{shown}: unreadable ({error})") from error
@@ -141,8 +142,10 @@ class Manifest:
     ) -> "Manifest":
         """The manifest to go on with: the share's own if there is one, else a new one, which is written.
 
+        A manifest of the same share that has no parts binds nobody to its settings.
+
         Args:
-            notes: of a new manifest; one that is there keeps its own.
+            notes: of a new data set; those of one that is there stay.
 
         Raises:
             TraceError: the folder holds something made with other settings; names them.
@@ -152,11 +155,14 @@ class Manifest:
         names = manifest_names(store)
         for name in names:
             there = cls.load(store, name, kind)
-            if differences := _differences(there.settings, wanted):
+            if name == mine.name and not there.parts:
+                continue
+            if differences := _differences(there.settings, wanted, "there", "asked for"):
                 raise TraceError(f"{store.place} was made with other settings ({differences}); choose another out=")
+            mine.notes = there.notes
             if name == mine.name:
-                mine.notes, mine.parts = there.notes, there.parts
-        if mine.name not in names:
+                mine.parts = there.parts
+        if not mine.parts:
             mine.save()
         return mine
 
@@ -213,7 +219,8 @@ class DataSet:
             TraceError: there is none, or one is damaged or of other settings than the rest.
         """
         store = Store.at(place)
-        manifests = [Manifest.load(store, name, kind) for name in manifest_names(store)]
+        names = manifest_names(store)
+        manifests = [Manifest.load(store, name, kind) for name in names]
         if not manifests:
             what = kind or "traces"
             raise TraceError(
@@ -221,9 +228,9 @@ class DataSet:
                 f"make them with: radar-rl {MADE_BY[what]} out={store.place}"
             )
         first = manifests[0]
-        for other in manifests[1:]:
-            if differences := _differences(first.settings, other.settings):
-                raise TraceError(f"{store.show(other.name)}: other settings than {first.name} has ({differences})")
+        for name, other in zip(names[1:], manifests[1:], strict=True):
+            if differences := _differences(first.settings, other.settings, "in one", "in the other"):
+                raise TraceError(f"{store.place}: the manifests {names[0]} and {name} differ ({differences})")
         parts = {name: entry for manifest in manifests for name, entry in manifest.parts.items()}
         total = max(manifest.parts_total for manifest in manifests)
         ordered = dict(sorted(parts.items(), key=lambda item: (len(item[0]), item[0])))
@@ -235,10 +242,18 @@ def manifest_names(store: Store) -> list[str]:
     return [name for name in store.names(SUFFIX) if name.startswith(PREFIX)]
 
 
-def _differences(there: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
-    keys = sorted(set(there) | set(wanted))
+def _check_parts(settings: Mapping[str, Any], parts: Mapping[str, Any]) -> None:
+    """Look at all that readers of a manifest rely on; raises KeyError, TypeError or AttributeError."""
+    settings.items()
+    for entry in parts.values():
+        int(entry["rows"])
+        for record in entry["files"].values():
+            int(record["rows"]), int(record["bytes"]), str(record["sha256"])
+
+
+def _differences(one: Mapping[str, Any], other: Mapping[str, Any], in_one: str, in_other: str) -> str:
+    keys = [key for key in sorted(set(one) | set(other)) if one.get(key) != other.get(key)]
+    digests = {"works_digest": "the prompts are others", "policy_digest": "the policy was trained anew"}
     return "; ".join(
-        f"{key}: {there.get(key)!r} there, {wanted.get(key)!r} asked for"
-        for key in keys
-        if there.get(key) != wanted.get(key)
+        digests.get(key, f"{key}: {one.get(key)!r} {in_one}, {other.get(key)!r} {in_other}") for key in keys
     )

@@ -1,6 +1,7 @@
 """Reading what collect and rollout wrote: whole in memory, part by part, or lazily with polars."""
 
 import json
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -21,6 +22,8 @@ from radar_rl.rollouts.trace import Sequences, Trace, TraceSettings, accepted_to
 
 SEQUENCE_COLUMNS = ["sequence_id", "task", "prompt_id", "token_ids", "prompt_length"]
 TRACE_COLUMNS = ["sequence_id", "position", "confidences", "ranks", "censored"]
+
+log = logging.getLogger(__name__)
 
 # Which of some texts to read: [S] bool.
 Keep = Callable[[Sequences], NDArray[np.bool_]]
@@ -53,9 +56,10 @@ def load_trace(
     made_with = _settings(found)
     for key, value in (expect or {}).items():
         if getattr(made_with, key) != value:
-            raise TraceError(
-                f"{path}: made with {key}={getattr(made_with, key)!r}, expected {value!r}; collect with that setting"
-            )
+            made = f"{found.store.place}: made with {key}={getattr(made_with, key)!r}"
+            raise TraceError(f"{made}, expected {value!r}; collect with that setting")
+    if not found.complete:
+        log.warning("%s: %d of %d parts are finished; only they are read", *_progress(found))
     depth, rows = made_with.max_depth, found.rows
     # Room for all rows at once: what nothing is written to takes no memory.
     sequence, position = np.empty(rows, np.int32), np.empty(rows, np.int32)
@@ -77,7 +81,9 @@ def load_trace(
         length=np.concatenate([part.length for part in texts]),
     )
     if len(set(sequences.sequence_id)) != len(sequences):
-        raise TraceError(f"{path}: a sequence_id occurs twice: a part's files were copied under a second name")
+        raise TraceError(
+            f"{found.store.place}: a sequence_id occurs twice: a part's files were copied under a second name"
+        )
     return Trace(
         settings=_read_for(made_with, tree_size),
         sequences=sequences,
@@ -107,13 +113,20 @@ def _traces(path: str | Path) -> DataSet:
     """The finished parts of a trace, of which there must be some."""
     found = DataSet.read(path, "traces")
     if not found.parts:
-        raise TraceError(f"{path}: no part is finished; run the same radar-rl collect again")
+        raise TraceError(f"{found.store.place}: no part is finished; run the same radar-rl collect again")
     return found
 
 
 def _settings(found: DataSet) -> TraceSettings:
     """What a trace was made with: those of a manifest's settings that its files carry too."""
+    missing = [name for name in TraceSettings.__dataclass_fields__ if name not in found.settings]
+    if missing:
+        raise TraceError(f"{found.store.place}: the manifest lacks the settings {', '.join(missing)}; it was altered")
     return TraceSettings(**{name: found.settings[name] for name in TraceSettings.__dataclass_fields__})
+
+
+def _progress(found: DataSet) -> tuple[str, int, int]:
+    return found.store.place, len(found.parts), found.parts_total
 
 
 def _read_for(made_with: TraceSettings, tree_size: int | None) -> TraceSettings:
@@ -292,7 +305,7 @@ def _scan(found: DataSet, kind: str, made_with: TraceSettings, verify: bool) -> 
             raise TraceError(f"{store.show(file)}: other columns than {files[0]} has: {', '.join(others)}")
     paths = [store.path(file) for file in files]
     if store.local is not None:
-        return pl.scan_parquet(paths)
+        return pl.scan_parquet(paths, glob=False)
     return pl.scan_pyarrow_dataset(pads.dataset(paths, filesystem=store.filesystem, format="parquet"))
 
 
@@ -319,7 +332,7 @@ def load_rollouts(path: str | Path) -> pl.DataFrame:
     """
     found = DataSet.read(path, "rollouts")
     if not found.complete or not found.parts:
-        raise TraceError(f"{path}: the rollouts are not finished; run the same radar-rl rollout again")
+        raise TraceError(f"{found.store.place}: the rollouts are not finished; run the same radar-rl rollout again")
     tables = []
     for name, entry in found.parts.items():
         file = f"rollouts/{name}.parquet"

@@ -19,7 +19,7 @@ from radar_rl.rollouts.acting import Columns, Slot, act_on, joined
 from radar_rl.rollouts.claim import claimed
 from radar_rl.rollouts.columns import rollouts_table
 from radar_rl.rollouts.live import LiveTexts
-from radar_rl.rollouts.manifest import Manifest, part_name
+from radar_rl.rollouts.manifest import DataSet, Manifest, part_name
 from radar_rl.rollouts.payments import Payments
 from radar_rl.rollouts.reading import load_trace, trace_settings
 from radar_rl.rollouts.reward import Reward
@@ -32,6 +32,7 @@ from radar_rl.runtime.models import pair_from_config
 from radar_rl.runtime.named import policy_from_string
 from radar_rl.runtime.profiler import resolve_hardware
 from radar_rl.speculative.pair import Pair
+from radar_rl.speculative.sampling import Sampling
 
 TEXTS_PER_PART = 64
 
@@ -74,7 +75,8 @@ def rollout(
     Args:
         out: folder to write, or a URI that pyarrow knows: ``rollouts/`` and a manifest.
         env: ``live`` decodes with the pair, and logs measured seconds; ``replay`` walks over a trace, and logs those
-            of the hardware profile. Rewards use the profile in both, so the rest of the rows is the same.
+            of the hardware profile. Rewards use the profile in both, so the rest of the rows is the same, but for the
+            last float16 digit of an observation where two forwards of other shapes round differently.
         policy: a rule (``static:D``, ``threshold:P``, ``random:P``) or a folder with a trained or exported policy.
         model: target, draft, dtype and device.
         reward: kind and parameters; a rate of None is 1 / the profile's ``autoregressive_seconds``.
@@ -110,6 +112,7 @@ def rollout(
         raise ConfigError(f"samples={samples} with temperature=0 would make the same text again; set a temperature")
     decides = policy_from_string(policy, seed=seed)
     shape = {"max_depth": max_depth, "top_k": top_k, "tree_size": tree_size}
+    Sampling(temperature, sample_top_k, sample_top_p)  # which says what is wrong with it, before anything is written
     texts: Texts
     skipped: list[Skipped] = []
     if env == "replay" and traces is not None:
@@ -132,26 +135,28 @@ def rollout(
     store = Store.at(out)
     if store.local is None and hardware is None:
         raise ConfigError(f"out={out}: a profile measured here is kept on this machine; give hardware=FILE or NAME")
-    measured = (store.local or Path()) / "hardware.json"
-    profile = resolve_hardware(hardware, measured, model, made_by=made_by, allow_other_pair=allow_other_pair, **shape)
-    alone = profile.autoregressive_seconds
-    earned = Reward.from_mapping(reward, 1 / alone if alone else None)
-    spec = ObservationSpec(max_depth, top_k)
-    about = {
-        "env": env,
-        "policy": policy,
-        "policy_digest": _weights_digest(policy),
-        "seed": seed,
-        "batch": batch,
-        "subset": subset,
-        "held_out": held_out,
-        "spec": spec.to_json(),
-        "hardware": asdict(profile),
-        "reward": asdict(earned),
-    }
-    slots = [Slot(i % len(texts), i // len(texts)) for i in range(episodes or len(texts))]
-    payments = Payments.of(profile, earned, **shape)
     with claimed(store, Manifest(store, "rollouts", {}, 0).claim):
+        measured = (store.local or Path()) / "hardware.json"
+        profile = resolve_hardware(
+            hardware, measured, model, made_by=made_by, allow_other_pair=allow_other_pair, **shape
+        )
+        alone = profile.autoregressive_seconds
+        earned = Reward.from_mapping(reward, 1 / alone if alone else None)
+        spec = ObservationSpec(max_depth, top_k)
+        about = {
+            "env": env,
+            "policy": policy,
+            "policy_digest": _weights_digest(policy),
+            "seed": seed,
+            "batch": batch,
+            "subset": subset,
+            "held_out": held_out,
+            "spec": spec.to_json(),
+            "hardware": asdict(profile),
+            "reward": asdict(earned),
+        }
+        slots = [Slot(i % len(texts), i // len(texts)) for i in range(episodes or len(texts))]
+        payments = Payments.of(profile, earned, **shape)
         log = RolloutLog(store, about | shape | origin, decides)
         todo = log.missing(texts, slots)
         size = batch * max(1, TEXTS_PER_PART // batch)  # whole batches, so that a run that goes on makes the same ones
@@ -176,7 +181,9 @@ def _replayed(
     """Texts of a trace, and where they come from."""
     trace = load_trace(traces, tree_size=tree_size, expect={"top_k": top_k})
     trace = trace.select(_chosen(trace.sequences.prompt_id, subset, held_out))
-    return ReplayTexts(trace, max_depth=max_depth), {"trace": asdict(trace_settings(traces))}
+    made_of = DataSet.read(traces, "traces").settings
+    origin = {"trace": asdict(trace_settings(traces)), "works_digest": made_of.get("works_digest")}
+    return ReplayTexts(trace, max_depth=max_depth), origin
 
 
 def _decoded(
@@ -283,7 +290,7 @@ class RolloutLog:
         """What there is, in words."""
         skipped = sum(len(entry["skipped"]) for entry in self._entries())
         return f"{self._total('rows'):,} transitions of {self.episodes:,} texts, {self._total('emitted'):,} tokens" + (
-            f"; {skipped} texts skipped as too long (listed in {self.manifest.name})" if skipped else ""
+            f"; {skipped} texts skipped as too long (listed in the manifest)" if skipped else ""
         )
 
     def _entries(self) -> Iterable[dict[str, Any]]:

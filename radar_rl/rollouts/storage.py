@@ -37,7 +37,7 @@ class Store:
     """A folder to read and write.
 
     Attributes:
-        place: the folder as messages call it: as the user wrote it, without a URI's query, which may hold secrets.
+        place: the folder as messages call it: as the user wrote it, without what of a URI may hold secrets.
         filesystem, folder: pyarrow's filesystem, and the folder's path on it.
         local: the folder, where it is one of this machine; else None.
     """
@@ -50,20 +50,23 @@ class Store:
         """The folder at a path or a URI (``s3://bucket/folder``, ``gs://…``, ``file:///…``).
 
         Raises:
-            InputError: pyarrow knows no such filesystem.
+            InputError: nothing is named, or pyarrow knows no such filesystem.
         """
         if isinstance(place, Store):
             return place
         text = str(place)
+        if not text.strip():
+            raise InputError("expected a folder or a URI, got nothing; . is the current folder")
         if "://" not in text:
             return cls(text, fs.LocalFileSystem(), str(Path(text).absolute()), Path(text))
         try:
             filesystem, folder = fs.FileSystem.from_uri(text)
         except (OSError, ValueError, pa.ArrowException) as error:
-            raise InputError(f"{text}: not a folder that pyarrow can open ({error})") from error
+            reason = str(error).replace(text, _shown(text))
+            raise InputError(f"{_shown(text)}: not a folder that pyarrow can open ({reason})") from error
         folder = folder.rstrip("/")
         local = Path(folder) if isinstance(filesystem, fs.LocalFileSystem) else None
-        return cls(text.partition("?")[0], filesystem, folder, local)
+        return cls(_shown(text), filesystem, folder, local)
 
     def path(self, name: str) -> str:
         """A file's path on ``filesystem``."""
@@ -73,15 +76,19 @@ class Store:
         """A file as messages call it."""
         return f"{self.place.rstrip('/')}/{name}"
 
-    def names(self, suffix: str, *, folder: str = "") -> list[str]:
-        """Names of the files in a folder below this one that end in ``suffix``, sorted; none if there is no folder."""
+    def names(self, suffix: str, *, folder: str = "", hidden: bool = False) -> list[str]:
+        """Names of the files in a folder below this one that end in ``suffix``, sorted; none if there is no folder.
+
+        Args:
+            hidden: those that begin with a dot, which are no data, instead of the others.
+        """
         selector = fs.FileSelector(self.path(folder).rstrip("/"), allow_not_found=True)
         try:
             found = self.filesystem.get_file_info(selector)
         except (OSError, pa.ArrowException) as error:
             raise InputError(f"cannot read {self.place}: {error}") from error
-        # Names that begin with a dot are temporary.
-        return sorted(info.base_name for info in found if info.base_name.endswith(suffix) and info.base_name[0] != ".")
+        names = [info.base_name for info in found if info.base_name.endswith(suffix)]
+        return sorted(name for name in names if name.startswith(".") == hidden)
 
     def read(self, name: str) -> pa.Buffer:
         """A file's bytes.
@@ -100,16 +107,18 @@ class Store:
         """
         try:
             if self.local is not None:
-                _write_local(self.local / name, data)
+                _write_local(self.local, name, data)
             else:
                 stream = self.filesystem.open_output_stream(self.path(name))
                 stream.write(data)
                 stream.close()  # which publishes it; no ``with``, as leaving one after an error would publish half
         except (OSError, pa.ArrowException) as error:
             reason = getattr(error, "strerror", None) or error
+            mend = (
+                "make room and run it again" if self.local is not None else "run it again when the store can be written"
+            )
             raise InputError(
-                f"cannot write {self.show(name)}: {reason}; finished files are whole: "
-                "make room and run it again, or choose another out="
+                f"cannot write {self.show(name)}: {reason}; finished files are whole: {mend}, or choose another out="
             ) from error
 
     def write_json(self, name: str, values: Mapping[str, Any]) -> None:
@@ -194,8 +203,16 @@ def _again(name: str) -> str:
     return f"restore it, or delete {Path(name).stem!r} from its manifest and run the same command again"
 
 
-def _write_local(path: Path, data: "pa.Buffer | bytes") -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
+def _shown(uri: str) -> str:
+    """A URI without user and password, and without its query, which may hold keys."""
+    scheme, _, rest = uri.partition("?")[0].partition("://")
+    host, slash, path = rest.partition("/")
+    return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
+
+
+def _write_local(folder: Path, name: str, data: "pa.Buffer | bytes") -> None:
+    path = folder / name
+    temporary = folder / f".{name.replace('/', '-')}.tmp"  # not beside the data, which other tools read by folder
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with temporary.open("wb") as file:

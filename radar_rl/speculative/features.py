@@ -1,7 +1,7 @@
 """What a stop decision may look at beside the confidences: functions of the root's position t and of draft calls ℓ.
 
 Each is defined once, here, over the trees of a ``TreeGrowth`` whose newest call was kept (``keep_newest``): a trace
-collects them for many positions at once, and a session that asks for them live gets the very same numbers, rounded to
+collects them for many positions at once, and a session that asks for them live gets the same numbers, rounded to
 float16 as the trace stores them (up to ties of two nodes within floating-point error). ``FEATURES`` says of each what
 it means and what it costs at run time; ``radar-rl bench features`` measures that.
 """

@@ -13,7 +13,7 @@ from radar_rl.rollouts.storage import Store
 
 
 def hold(folder: Path, held: "multiprocessing.synchronize.Event") -> None:
-    with claimed(Store.at(folder), "shard-00000-of-00001"):
+    with claimed(Store.at(folder), "shard-00000-of-00002"):
         held.set()
         time.sleep(600)
 
@@ -29,17 +29,19 @@ def held_by_another(folder: Path) -> multiprocessing.Process:
 
 def test_the_living_are_not_disturbed_and_the_dead_are_followed(tmp_path: Path) -> None:
     other = held_by_another(tmp_path)
-    with (
-        pytest.raises(InputError, match=rf"shard-00000-of-00001 is being written by another process.*{other.pid}"),
-        claimed(Store.at(tmp_path), "shard-00000-of-00001"),
-    ):
-        pass
-    with claimed(Store.at(tmp_path), "shard-00000-of-00002"):
+    for same_or_overlapping in ("shard-00000-of-00002", "shard-00000-of-00001", "shard-00002-of-00003"):
+        with (
+            pytest.raises(InputError, match=rf"shard-00000-of-00002 is being written by another process.*{other.pid}"),
+            claimed(Store.at(tmp_path), same_or_overlapping),
+        ):
+            pass
+    with claimed(Store.at(tmp_path), "shard-00001-of-00002"):
         pass  # another share is another matter
     os.kill(other.pid, signal.SIGKILL)
     other.join()
-    with claimed(Store.at(tmp_path), "shard-00000-of-00001"):
-        pass
+    for name in ("shard-00000-of-00002", "shard-00000-of-00001"):
+        with claimed(Store.at(tmp_path), name):
+            pass
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
@@ -73,6 +75,17 @@ def test_without_locks_the_silent_are_followed(leases: Store) -> None:
     leases.write_json(".shard.lease", {"owner": {"process": 1}, "token": "of a dead one", "beat": 7})
     with claimed(leases, "shard"):
         assert b"of a dead one" not in (Path(leases.folder) / ".shard.lease").read_bytes()
+
+
+def test_without_locks_other_numbers_of_shards_are_excluded(leases: Store) -> None:
+    with (
+        claimed(leases, "shard-00000-of-00002"),
+        pytest.raises(InputError, match="shard-00000-of-00002 is being written"),
+        claimed(leases, "shard-00000-of-00001"),
+    ):
+        pass
+    with claimed(leases, "shard-00000-of-00002"), claimed(leases, "shard-00001-of-00002"):
+        pass
 
 
 def test_of_two_simultaneous_claims_one_stays(leases: Store, monkeypatch: pytest.MonkeyPatch) -> None:

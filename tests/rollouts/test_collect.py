@@ -12,6 +12,7 @@ from radar_rl.errors import CheckpointError, ConfigError, InputError, TraceError
 from radar_rl.rollouts import DataSet, load_trace, read_traces, room
 from radar_rl.rollouts.claim import claimed
 from radar_rl.rollouts.collect import collect
+from radar_rl.rollouts.manifest import Manifest
 from radar_rl.rollouts.storage import Store
 from radar_rl.runtime import autoregressive
 from radar_rl.runtime.models import pair_from_config
@@ -61,7 +62,7 @@ def test_collected_texts_are_the_targets_own(arguments: dict[str, Any], model: d
 
 def test_too_long_prompts_are_skipped_and_listed(arguments: dict[str, Any], tmp_path: Path, capsys: Any) -> None:
     out = Path(collect(out=str(tmp_path / "out"), **arguments))
-    (skipped,) = json.loads((out / "manifest-00000-of-00001.json").read_text())["settings"]["skipped"]
+    (skipped,) = json.loads((out / "manifest-00000-of-00001.json").read_text())["notes"]["skipped"]
     assert skipped["prompt_id"] == "long"
     assert "exceed the context" in skipped["reason"]
     assert "1 prompts skipped" in capsys.readouterr().out
@@ -99,7 +100,7 @@ def test_other_settings_are_refused(arguments: dict[str, Any], tmp_path: Path, r
     with pytest.raises(TraceError, match="tree_size: 60 there, 30 asked for"):
         collect(out=str(tmp_path / "out"), **arguments, tree_size=30)
     rows.write_text(rows.read_text().replace("Tom", "Ann"))
-    with pytest.raises(TraceError, match="works_digest"):
+    with pytest.raises(TraceError, match="the prompts are others"):
         collect(out=str(tmp_path / "out"), **arguments)
 
 
@@ -227,6 +228,31 @@ def test_a_second_collector_is_refused(arguments: dict[str, Any], tmp_path: Path
             collect(out=out, **arguments, shards=2)
         collect(out=out, **arguments, shards=2, shard=1)
     assert list(DataSet.read(out).parts) == ["part-00001"]
+    with (
+        claimed(Store.at(out), "shard-00000-of-00002"),
+        pytest.raises(InputError, match="shard-00000-of-00002 is being written by another process"),
+    ):
+        collect(out=out, **arguments)  # all of it, which shard 0 of 2 is a share of
+
+
+def test_a_mistyped_value_does_not_bind_the_folder(arguments: dict[str, Any], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    for wrong in ({"temperature": -1.0}, {"sample_top_p": 2.0}):
+        with pytest.raises(InputError, match=next(iter(wrong))):
+            collect(out=str(out), **arguments | wrong)
+    assert not out.exists()
+    Manifest.open(Store.at(out), "traces", {"temperature": 7}, 2)  # of a run that ended before its first part
+    collect(out=str(out), **arguments)
+    assert len(load_trace(out).sequences) == 4
+
+
+def test_what_is_unfinished_is_said(
+    arguments: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    out = collect(out=str(tmp_path / "x[1]*"), **arguments, shards=2)
+    assert len(load_trace(out).sequences) == 2
+    assert "1 of 2 parts are finished; only they are read" in caplog.text
+    assert len(read_traces(out).collect()) == len(load_trace(out))  # and no pattern is seen in the folder's name
 
 
 def test_positions_follow_the_free_memory(model: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:

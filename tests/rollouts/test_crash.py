@@ -11,7 +11,7 @@ from typing import Any
 
 import polars as pl
 
-from radar_rl.rollouts import load_trace
+from radar_rl.rollouts import DataSet, load_trace
 from radar_rl.rollouts.collect import collect
 
 KILLS = 20
@@ -47,7 +47,7 @@ def test_killed_at_random_moments_nothing_is_lost_or_doubled(tiny_pair: tuple[Pa
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["radar_rl.rollouts.collect"])
     moments = random.Random(0)
-    killed = 0
+    killed = midway = 0
     for number in count():
         if killed >= KILLS:
             break
@@ -63,5 +63,7 @@ def test_killed_at_random_moments_nothing_is_lost_or_doubled(tiny_pair: tuple[Pa
                 break
             assert worker.exitcode == -signal.SIGKILL
             killed += 1
+            midway += bool(list(cut.glob("manifest-*")) and DataSet.read(cut).parts)
         assert same_rows(whole, cut)
         assert not list(cut.rglob("*.tmp"))
+    assert midway >= KILLS / 4  # parts were done, and others left

@@ -13,9 +13,13 @@ SETTINGS = {"top_k": 10, "tasks": ("a", "b")}
 def test_a_manifest_goes_on_with_the_same_settings_only(tmp_path: Path) -> None:
     store = Store.at(tmp_path)
     manifest = Manifest.open(store, "traces", SETTINGS, 2, notes={"threads": 1})
-    manifest.finish("part-00000", {"rows": 5})
+    manifest.finish("part-00000", {"rows": 5, "files": {}})
     again = Manifest.open(store, "traces", SETTINGS | {"tasks": ["a", "b"]}, 2, notes={"threads": 2})
-    assert (again.parts, again.notes, again.complete) == ({"part-00000": {"rows": 5}}, {"threads": 1}, False)
+    assert (again.parts, again.notes, again.complete) == (
+        {"part-00000": {"rows": 5, "files": {}}},
+        {"threads": 1},
+        False,
+    )
     with pytest.raises(TraceError, match=r"top_k: 10 there, 8 asked for"):
         Manifest.open(store, "traces", SETTINGS | {"top_k": 8}, 2)
     with pytest.raises(TraceError, match="expected rollouts"):
@@ -25,25 +29,31 @@ def test_a_manifest_goes_on_with_the_same_settings_only(tmp_path: Path) -> None:
 def test_shards_make_one_data_set_whatever_their_number(tmp_path: Path) -> None:
     store = Store.at(tmp_path)
     for shard, shards, part in ((1, 2, 1), (0, 3, 3), (2, 3, 2), (0, 2, 0)):
-        Manifest.open(store, "traces", SETTINGS, 5, shard, shards).finish(part_name(part), {"rows": part})
+        Manifest.open(store, "traces", SETTINGS, 5, shard, shards).finish(part_name(part), {"rows": part, "files": {}})
     found = DataSet.read(store, "traces")
     assert list(found.parts) == [part_name(i) for i in range(4)]
     assert (found.rows, found.complete) == (6, False)
     assert found.files("trace")[-1] == "trace/part-00003.parquet"
     other = Manifest(store, "traces", {"top_k": 8}, 5, 4, 5)
     other.save()
-    with pytest.raises(TraceError, match=r"manifest-00004-of-00005.json: other settings .*top_k: 10 there"):
+    with pytest.raises(TraceError, match=r"manifest-00004-of-00005.json differ .*top_k: 10 in one, 8 in the other"):
         DataSet.read(store, "traces")
 
 
 def test_parts_stand_in_the_order_of_the_work(tmp_path: Path) -> None:
     manifest = Manifest.open(Store.at(tmp_path), "traces", SETTINGS, 200_000)
     for number in (100_000, 99_999, 3):
-        manifest.finish(part_name(number), {"rows": 1})
+        manifest.finish(part_name(number), {"rows": 1, "files": {}})
     assert list(DataSet.read(Store.at(tmp_path), "traces").parts) == [part_name(i) for i in (3, 99_999, 100_000)]
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"kind": "traces"}', "\xff"])
+WHOLE = {"kind": "traces", "schema_version": 2, "settings": {}, "parts_total": 1, "shard": 0, "shards": 1, "notes": {}}
+ODD_PARTS = [[], {"part-00000": {"rows": 1}}, {"part-00000": {"rows": 1, "files": {"f": {"rows": 1, "bytes": 2}}}}]
+
+
+@pytest.mark.parametrize(
+    "content", ["{", "[]", '{"kind": "traces"}', "\xff", *(json.dumps(WHOLE | {"parts": parts}) for parts in ODD_PARTS)]
+)
 def test_a_damaged_manifest_is_named(tmp_path: Path, content: str) -> None:
     (tmp_path / "manifest-00000-of-00001.json").write_bytes(content.encode("latin-1"))
     with pytest.raises(TraceError, match=r"manifest-00000-of-00001.json is damaged"):

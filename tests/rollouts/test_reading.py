@@ -158,7 +158,7 @@ def test_files_of_other_settings_are_refused(
             read(collection)
     shutil.copy(tmp_path / "other" / "manifest-00000-of-00001.json", collection / "manifest-00001-of-00002.json")
     for read in (load_trace, read_traces, trace_settings):
-        with pytest.raises(TraceError, match=r"draft: 'draft@0' there, 'another@1' asked for"):
+        with pytest.raises(TraceError, match=r"draft: 'draft@0' in one, 'another@1' in the other"):
             read(collection)
 
 

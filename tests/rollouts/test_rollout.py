@@ -164,6 +164,17 @@ def test_another_text_of_the_same_name_is_refused(tmp_path: Path, collection: Pa
         replay(tmp_path / "out", other)
 
 
+def test_a_trace_of_other_prompts_is_refused_whatever_their_lengths(tmp_path: Path, trace: Trace) -> None:
+    folders = [write_collection(tmp_path / name, trace) for name in ("one", "other")]
+    manifest = folders[1] / "manifest-00000-of-00001.json"
+    values = json.loads(manifest.read_text())
+    values["settings"]["works_digest"] = "of other prompts"
+    manifest.write_text(json.dumps(values))
+    replay(tmp_path / "out", folders[0], episodes=4)
+    with pytest.raises(TraceError, match="the prompts are others"):
+        replay(tmp_path / "out", folders[1], episodes=8)
+
+
 class Counting:
     """A policy that remembers: text by text it drafts deeper."""
 

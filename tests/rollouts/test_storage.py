@@ -38,6 +38,7 @@ def test_a_full_disk_leaves_the_old_file_and_no_half(store: Store) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert store.read_parquet("trace/rows.parquet", "trace")[0].equals(ROWS)
     assert [path.name for path in (Path(store.folder) / "trace").iterdir()] == ["rows.parquet"]
+    assert [path.name for path in Path(store.folder).iterdir()] == ["trace"]
 
 
 def test_an_unwritable_folder_is_named(tmp_path: Path) -> None:
@@ -47,8 +48,19 @@ def test_an_unwritable_folder_is_named(tmp_path: Path) -> None:
 
 
 def test_no_filesystem_of_that_name_is_named() -> None:
-    with pytest.raises(InputError, match="gopher://somewhere"):
+    with pytest.raises(InputError, match=r"gopher://somewhere/else: not a folder"):
         Store.at("gopher://somewhere/else")
+    with pytest.raises(InputError, match="got nothing"):
+        Store.at(" ")
+
+
+def test_secrets_of_a_uri_are_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    store = Store.at("s3://key:secret@bucket/folder?region=us-east-1&endpoint_override=127.0.0.1:1&scheme=http")
+    assert store.place == "s3://bucket/folder"
+    with pytest.raises(InputError) as refused:
+        Store.at("s3://key:secret@bucket/folder?nonsense=1")
+    assert "secret" not in str(refused.value)
 
 
 def test_files_of_others_and_of_other_kinds_are_refused(store: Store, tmp_path: Path) -> None:
