@@ -87,7 +87,8 @@ def _locked(store: Store, what: str) -> Iterator[None]:
                 raise _refusal(store, other, _owner(store.local, other)) from None
         yield
     finally:
-        owner.unlink(missing_ok=True)
+        with suppress(OSError):
+            owner.unlink(missing_ok=True)
         lock.release()
 
 
@@ -101,8 +102,6 @@ def _leased(store: Store, what: str) -> Iterator[None]:
     kept = _lease(store, name)
     if kept is None or kept["token"] != mine["token"]:
         raise _refusal(store, what, kept and kept["owner"])
-    for other in _of_another_number(store, what, ".lease"):
-        _refuse_the_living(store, other)
     over = threading.Event()
 
     def renew() -> None:
@@ -118,6 +117,8 @@ def _leased(store: Store, what: str) -> Iterator[None]:
     renewing = threading.Thread(target=renew, daemon=True, name=f"lease of {what}")
     renewing.start()
     try:
+        for other in _of_another_number(store, what, ".lease"):
+            _refuse_the_living(store, other)
         yield
     finally:
         over.set()

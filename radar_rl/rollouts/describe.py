@@ -10,7 +10,8 @@ import polars as pl
 from rich.console import Console
 from rich.table import Table
 
-from radar_rl.rollouts.reading import data_set_size, trace_parts, trace_settings
+from radar_rl.rollouts.manifest import DataSet
+from radar_rl.rollouts.reading import trace_parts, trace_settings
 from radar_rl.rollouts.storage import Store
 from radar_rl.rollouts.trace import Trace, TraceSettings
 
@@ -103,11 +104,11 @@ def description(path: str | Path, *, tree_size: int | None = None) -> Descriptio
         prompts[ALL_TASKS] = {f"{task}/{prompt_id}" for task in tasks for prompt_id in prompts[task]}
         tasks.append(ALL_TASKS)
     steps = np.arange(1, depth + 1)
-    finished, planned = data_set_size(path)
+    found = DataSet.read(path, "traces")
     return Description(
         settings,
-        finished,
-        planned,
+        len(found.parts),
+        found.parts_total,
         pl.DataFrame([{"task": task, "prompts": len(prompts[task]), **counts[task]} for task in tasks]),
         pl.concat(
             pl.DataFrame({"task": task, "depth": steps, "rounds": totals[task][0], "emitted": totals[task][1]})

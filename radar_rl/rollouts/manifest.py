@@ -71,11 +71,6 @@ class Manifest:
         """Name of the manifest's file."""
         return f"{PREFIX}{self.shard:05d}-of-{self.shards:05d}{SUFFIX}"
 
-    @property
-    def complete(self) -> bool:
-        """Whether every part of the data set is done, and by this worker."""
-        return len(self.parts) == self.parts_total
-
     def add(
         self, part: str, tables: Mapping[str, pa.Table], settings: Mapping[str, Any], entry: Mapping[str, Any]
     ) -> None:
@@ -177,7 +172,6 @@ class DataSet:
         settings: what all of it was made with.
         parts_total: parts there will be.
         parts: the finished ones, in order, each as ``Manifest.parts`` has it.
-        notes: of each manifest.
     """
 
     store: Store
@@ -185,7 +179,6 @@ class DataSet:
     settings: dict[str, Any]
     parts_total: int
     parts: dict[str, dict[str, Any]]
-    notes: list[dict[str, Any]]
 
     @property
     def complete(self) -> bool:
@@ -234,7 +227,7 @@ class DataSet:
         parts = {name: entry for manifest in manifests for name, entry in manifest.parts.items()}
         total = max(manifest.parts_total for manifest in manifests)
         ordered = dict(sorted(parts.items(), key=lambda item: (len(item[0]), item[0])))
-        return cls(store, first.kind, first.settings, total, ordered, [manifest.notes for manifest in manifests])
+        return cls(store, first.kind, first.settings, total, ordered)
 
 
 def manifest_names(store: Store) -> list[str]:

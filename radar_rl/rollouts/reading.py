@@ -222,16 +222,6 @@ def trace_settings(path: str | Path) -> TraceSettings:
     return _settings(_traces(path))
 
 
-def data_set_size(path: str | Path) -> tuple[int, int]:
-    """Parts of a collected trace that are finished, and parts there will be.
-
-    Raises:
-        TraceError: the folder holds no trace.
-    """
-    found = _traces(path)
-    return len(found.parts), found.parts_total
-
-
 def read_traces(path: str | Path, *, verify: bool = True) -> pl.LazyFrame:
     """Scan a collected trace without loading it.
 

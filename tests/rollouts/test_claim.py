@@ -61,20 +61,20 @@ def leases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
 
 def test_without_locks_a_lease_is_renewed(leases: Store) -> None:
     with (
-        claimed(leases, "shard"),
-        pytest.raises(InputError, match=rf"shard is being written by another process.*{os.getpid()}"),
-        claimed(leases, "shard"),
+        claimed(leases, "shard-00000-of-00001"),
+        pytest.raises(InputError, match=rf"shard-00000-of-00001 is being written by another process.*{os.getpid()}"),
+        claimed(leases, "shard-00000-of-00001"),
     ):
         pass
     assert not list(Path(leases.folder).iterdir())  # given back
-    with claimed(leases, "shard"):
+    with claimed(leases, "shard-00000-of-00001"):
         pass
 
 
 def test_without_locks_the_silent_are_followed(leases: Store) -> None:
-    leases.write_json(".shard.lease", {"owner": {"process": 1}, "token": "of a dead one", "beat": 7})
-    with claimed(leases, "shard"):
-        assert b"of a dead one" not in (Path(leases.folder) / ".shard.lease").read_bytes()
+    leases.write_json(".shard-00000-of-00001.lease", {"owner": {"process": 1}, "token": "of a dead one", "beat": 7})
+    with claimed(leases, "shard-00000-of-00001"):
+        assert b"of a dead one" not in (Path(leases.folder) / ".shard-00000-of-00001.lease").read_bytes()
 
 
 def test_without_locks_other_numbers_of_shards_are_excluded(leases: Store) -> None:
@@ -84,6 +84,7 @@ def test_without_locks_other_numbers_of_shards_are_excluded(leases: Store) -> No
         claimed(leases, "shard-00000-of-00001"),
     ):
         pass
+    assert not leases.names(".lease", hidden=True)  # whoever is refused leaves nothing that others would wait for
     with claimed(leases, "shard-00000-of-00002"), claimed(leases, "shard-00001-of-00002"):
         pass
 
@@ -93,9 +94,9 @@ def test_of_two_simultaneous_claims_one_stays(leases: Store, monkeypatch: pytest
 
     def another_writes_meanwhile(seconds: float) -> None:
         if seconds == claim.SETTLED_AFTER:
-            leases.write_json(".shard.lease", {"owner": {"process": 2}, "token": "another's", "beat": 0})
+            leases.write_json(".shard-00000-of-00001.lease", {"owner": {"process": 2}, "token": "another's", "beat": 0})
         slept(seconds)
 
     monkeypatch.setattr(claim.time, "sleep", another_writes_meanwhile)
-    with pytest.raises(InputError, match="'process': 2"), claimed(leases, "shard"):
+    with pytest.raises(InputError, match="'process': 2"), claimed(leases, "shard-00000-of-00001"):
         pass
