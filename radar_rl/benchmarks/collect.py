@@ -52,12 +52,14 @@ class Bounds:
     """What bounds collecting traces.
 
     Attributes:
-        writing_seconds: of the target's texts, written side by side.
+        written_tokens: of the target's texts, written side by side.
+        writing_seconds: for them, prefill included.
         tracing_seconds: of the target's pass over them and the growth of the trees.
         head_tokens: tokens that the head reads for the trees.
         head_seconds: the same tokens through the head's matrix products alone.
     """
 
+    written_tokens: int
     writing_seconds: float
     tracing_seconds: float
     head_tokens: int
@@ -130,7 +132,8 @@ def bench_collect(
         _live(pair, few, shape, chosen, RADAR, _every_outcome),
     ]
     nodes = rows * (1 + (max_depth - 1) * top_k)
-    bounds = Bounds(written - start, traced - written, nodes, _head_seconds(pair, nodes, positions * top_k))
+    tokens = sum(len(text.completion_ids) for text in texts)
+    bounds = Bounds(tokens, written - start, traced - written, nodes, _head_seconds(pair, nodes, positions * top_k))
     title = f"{pair.label}, {len(texts)} texts, {positions} positions a batch"
     for table in tables(rates, bounds, title):
         Console(width=WIDTH).print(table)
@@ -240,7 +243,7 @@ def tables(rates: Sequence[Rate], bounds: Bounds, title: str) -> list[Table]:
     bounded.add_column("seconds", justify="right")
     bounded.add_column("share", justify="right")
     for name, seconds in (
-        ("texts, written side by side", bounds.writing_seconds),
+        (f"texts, {bounds.written_tokens / bounds.writing_seconds:,.0f} tokens/s", bounds.writing_seconds),
         ("the target's pass over them, and their trees", bounds.tracing_seconds),
         (f"  of which the head's matrix products alone, {bounds.head_tokens:,} tokens", bounds.head_seconds),
     ):

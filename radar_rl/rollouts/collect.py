@@ -196,21 +196,17 @@ def collect(
     works: list[Work] | list[WrittenText]
     if given:
         works, skipped = given_texts(pair, prompts)
-        named = [(text.sequence_id, (len(text.prompt_ids), *text.token_ids)) for text in works]
-        longest = max(len(text.token_ids) for text in works)
     else:
         encoded, skipped = fitting(pair, prompts, max_new_tokens)
         works = [Work(prompt, tuple(ids), sample) for prompt, ids in encoded for sample in range(samples)]
-        named = [(f"{work.sequence_id(0)}/{work.said}", work.prompt_ids) for work in works]
-        longest = pair.max_positions if any(w.prompt.later_turns for w in works) else 0
-        longest = max(longest, *(len(work.prompt_ids) + max_new_tokens for work in works))
     about = asdict(settings) | {
         "max_new_tokens": max_new_tokens,
         "samples": samples,
         "part_size": part_size,
         "works": len(works),
-        "works_digest": digest(named),
+        "works_digest": digest(_named(work) for work in works),
     }
+    longest = max(_longest(work, max_new_tokens, pair.max_positions) for work in works)
     positions = positions_per_batch or positions_that_fit(pair, longest, max_depth=max_depth, top_k=top_k)
     notes = {"positions_per_batch": positions, "skipped": [asdict(entry) for entry in skipped]}
     plan = Plan(settings, pair, works, max_new_tokens, part_size, texts_per_batch, positions, improbable)
@@ -221,6 +217,20 @@ def collect(
             plan = replace(plan, positions_per_batch=int(manifest.notes["positions_per_batch"]))
         _go_on(plan, manifest)
     return out
+
+
+def _named(work: Work | WrittenText) -> tuple[str, tuple[int, ...]]:
+    """What tells one work from another: its name and its token ids."""
+    if isinstance(work, WrittenText):
+        return work.sequence_id, (len(work.prompt_ids), *work.token_ids)
+    return f"{work.sequence_id(0)}/{work.said}", work.prompt_ids
+
+
+def _longest(work: Work | WrittenText, max_new_tokens: int, context: int) -> int:
+    """Tokens of a work's longest text, at most; a conversation may fill the context."""
+    if isinstance(work, WrittenText):
+        return len(work.token_ids)
+    return context if work.prompt.later_turns else len(work.prompt_ids) + max_new_tokens
 
 
 def _go_on(plan: Plan, manifest: Manifest) -> None:
