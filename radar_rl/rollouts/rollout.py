@@ -158,21 +158,35 @@ def rollout(
         slots = [Slot(i % len(texts), i // len(texts)) for i in range(episodes or len(texts))]
         payments = Payments.of(profile, earned, **shape)
         log = RolloutLog(store, about | shape | origin, decides)
-        todo = log.missing(texts, slots)
-        size = batch * max(1, TEXTS_PER_PART // batch)  # whole batches, so that a run that goes on makes the same ones
-        parts = [todo[first : first + size] for first in range(0, len(todo), size)]
-        log.expect(len(parts))
-        if not todo:
-            print(f"{store.place}: these rollouts are there already")
-            return out
-        start = time.monotonic()
-        acted = act_on(texts, todo, decides, spec=spec, payments=payments, batch=batch, episode=log.episodes)
-        batches = track(acted, -(-len(todo) // batch), "rolling out")
-        for part in parts:
-            columns = joined(islice(batches, -(-len(part) // batch)))
-            log.add(texts, part, columns, skipped + (texts.skipped if isinstance(texts, LiveTexts) else []))
-        print(f"{store.place}: {log.told()}; policy {decides.name}, {time.monotonic() - start:.0f} s")
+        _act(log, texts, slots, decides, spec, payments, batch, skipped)
     return out
+
+
+def _act(
+    log: "RolloutLog",
+    texts: Texts,
+    slots: Sequence[Slot],
+    policy: Policy,
+    spec: ObservationSpec,
+    payments: Payments,
+    batch: int,
+    skipped: Sequence[Skipped],
+) -> None:
+    """Act on the texts that are missing, part by part, and say what there is then."""
+    todo = log.missing(texts, slots)
+    size = batch * max(1, TEXTS_PER_PART // batch)  # whole batches, so that a run that goes on makes the same ones
+    parts = [todo[first : first + size] for first in range(0, len(todo), size)]
+    log.expect(len(parts))
+    if not todo:
+        print(f"{log.place}: these rollouts are there already")
+        return
+    start = time.monotonic()
+    acted = act_on(texts, todo, policy, spec=spec, payments=payments, batch=batch, episode=log.episodes)
+    batches = track(acted, -(-len(todo) // batch), "rolling out")
+    for part in parts:
+        columns = joined(islice(batches, -(-len(part) // batch)))
+        log.add(texts, part, columns, [*skipped, *(texts.skipped if isinstance(texts, LiveTexts) else ())])
+    print(f"{log.place}: {log.told()}; policy {policy.name}, {time.monotonic() - start:.0f} s")
 
 
 def _replayed(
@@ -236,6 +250,11 @@ class RolloutLog:
         self._observation_size = ObservationSpec.from_json(settings["spec"]).size
 
     @property
+    def place(self) -> str:
+        """The folder, as messages call it."""
+        return self.manifest.store.place
+
+    @property
     def episodes(self) -> int:
         """Episodes logged."""
         return self._total("episodes")
@@ -251,12 +270,12 @@ class RolloutLog:
         for name, slot in wanted.items():
             if name in done and done[name] != texts.fingerprint(slot.index):
                 raise TraceError(
-                    f"{self.manifest.store.place}: {name} was another text when it was logged (its prompt was changed, "
+                    f"{self.place}: {name} was another text when it was logged (its prompt was changed, "
                     "or the trace was collected anew); choose another out="
                 )
         todo = [slot for name, slot in wanted.items() if name not in done]
         if todo and done and self._remembers:
-            print(f"{self.manifest.store.place}: the policy remembers earlier texts, so all are made again")
+            print(f"{self.place}: the policy remembers earlier texts, so all are made again")
             self.manifest.parts.clear()
             return list(slots)
         return todo
