@@ -2,15 +2,45 @@
 
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
+from math import prod
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from radar_rl.errors import ConfigError, InputError
+from radar_rl.speculative.features import FEATURES, checked_names
+from radar_rl.speculative.state import DraftState
 
-FEATURES = ("confidences", "depth")
+DEFAULT_FEATURES = ("confidences", "depth")
+OBSERVABLE = (*DEFAULT_FEATURES, *FEATURES)
+
+OPTIONAL_KEYS = {"feature_dim", "feature_seed"}
+
+
+@dataclass(frozen=True)
+class Part:
+    """Numbers of an observation that belong together.
+
+    Attributes:
+        name: of the feature.
+        start: index of its first number.
+        width: numbers of a draft call, or of the round where ``per_call`` is false.
+        per_call: whether there are numbers for every draft call, call by call.
+        low, high: what values are cut to.
+        blank: stands for calls not made yet.
+    """
+
+    name: str
+    start: int
+    width: int
+    per_call: bool
+    low: float
+    high: float
+    blank: float
 
 
 @dataclass(frozen=True)
@@ -21,63 +51,133 @@ class ObservationSpec:
         max_depth: draft calls a round can make.
         top_k: beam width.
         features: parts of the observation, in order. ``confidences``: the cumulative draft log-probabilities of
-            levels 1…ℓ, sorted descending in a level, ``max_depth × top_k`` numbers. ``depth``: ℓ / max_depth.
-        floor: log-probabilities below it are raised to it; levels not drafted yet are filled with it.
+            levels 1…ℓ, sorted descending in a level, ``max_depth × top_k`` numbers. ``depth``: ℓ / max_depth. Further
+            ones are those of ``radar_rl.speculative.features.FEATURES``: what a trace was collected with.
+        floor: log-probabilities below it are raised to it, differences of them cut at its negative; confidences of
+            levels not drafted yet are filled with it, other features with 0.
+        feature_dim, feature_seed: what ``hidden`` and ``target`` are projected to, and the seed of the projections; of
+            no account without them.
     """
 
     max_depth: int = 8
     top_k: int = 10
-    features: tuple[str, ...] = FEATURES
+    features: tuple[str, ...] = DEFAULT_FEATURES
     floor: float = -20.0
+    feature_dim: int = 0
+    feature_seed: int = 0
 
     def __post_init__(self) -> None:
-        unknown = [name for name in self.features if name not in FEATURES]
+        object.__setattr__(self, "features", tuple(self.features))
+        unknown = [name for name in self.features if name not in OBSERVABLE]
         if unknown or not self.features:
-            raise ConfigError(f"unknown observation features {unknown}; valid: {', '.join(FEATURES)}")
+            raise ConfigError(f"unknown observation features {unknown}; valid: {', '.join(OBSERVABLE)}")
+        if len(set(self.features)) < len(self.features):
+            raise ConfigError(f"observation features: each once, please; got {', '.join(self.features)}")
         if self.max_depth < 1 or self.top_k < 1:
             raise ConfigError(f"max_depth and top_k must be positive, got {self.max_depth} and {self.top_k}")
+        checked_names(self.columns, self.feature_dim)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the features that a trace has columns for, beside the confidences."""
+        return tuple(name for name in self.features if name in FEATURES)
+
+    @cached_property
+    def parts(self) -> tuple[Part, ...]:
+        """Where the features lie, in order."""
+        parts: list[Part] = []
+        for name in self.features:
+            start = parts[-1].start + self._length(parts[-1]) if parts else 0
+            if name == "depth":
+                parts.append(Part(name, start, 1, False, 0.0, 1.0, 0.0))
+                continue
+            if name == "confidences":
+                parts.append(Part(name, start, self.top_k, True, self.floor, 0.0, self.floor))
+                continue
+            feature = FEATURES[name]
+            shape = feature.shape(max_depth=self.max_depth, top_k=self.top_k, feature_dim=self.feature_dim)
+            limit = -self.floor if feature.nats else np.inf
+            low, high = max(feature.low, -limit), min(feature.high, limit)
+            width = prod(shape[1:] if feature.per_call else shape)
+            parts.append(Part(name, start, width, feature.per_call, low, high, low if high == 0 else 0.0))
+        return tuple(parts)
+
+    def _length(self, part: Part) -> int:
+        return part.width * (self.max_depth if part.per_call else 1)
 
     @property
     def size(self) -> int:
         """Numbers in an observation."""
-        sizes = {"confidences": self.max_depth * self.top_k, "depth": 1}
-        return sum(sizes[name] for name in self.features)
+        return self.parts[-1].start + self._length(self.parts[-1])
 
-    def build(self, confidences: NDArray[np.float16], depth: NDArray[np.integer]) -> NDArray[np.float32]:
+    def spread(self, of: str) -> NDArray[np.float32]:
+        """An attribute of the parts (``low``, ``high``, ``blank``) at each of their numbers: [size] float32."""
+        values = [getattr(part, of) for part in self.parts]
+        return np.repeat(values, [self._length(part) for part in self.parts]).astype(np.float32)
+
+    def build(
+        self,
+        confidences: NDArray[np.float16],
+        depth: NDArray[np.integer],
+        features: Mapping[str, NDArray[Any]] | None = None,
+    ) -> NDArray[np.float32]:
         """Observations after ``depth`` draft calls.
 
         Args:
             confidences: [N, max_depth, top_k] float16; levels above ``depth`` may hold anything.
             depth: [N] draft calls made, 1 … max_depth.
+            features: by name, [N, …] of the shapes of ``FEATURES``; of calls above ``depth`` likewise.
 
         Returns:
             [N, size] float32.
 
         Raises:
-            InputError: the shape is another, or a drafted level holds NaN.
+            InputError: a shape is another, a feature is missing, or a drafted level holds NaN.
         """
         if confidences.shape[1:] != (self.max_depth, self.top_k):
             raise InputError(
                 f"confidences: expected [N, {self.max_depth}, {self.top_k}], got {list(confidences.shape)}"
             )
         drafted = np.arange(self.max_depth) < depth[:, None]  # [N, max_depth]
-        parts = []
-        for name in self.features:
-            if name == "confidences":
-                levels = np.where(drafted[:, :, None], confidences, np.float16(self.floor)).astype(np.float32)
-                parts.append(
-                    np.maximum(levels, np.float32(self.floor)).reshape(len(depth), self.max_depth * self.top_k)
-                )
-            else:
-                parts.append((depth[:, None] / self.max_depth).astype(np.float32))
-        observations = np.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
+        observations = np.empty((len(depth), self.size), dtype=np.float32)
+        for part in self.parts:
+            into = observations[:, part.start : part.start + self._length(part)]
+            if part.name == "depth":
+                into[:, 0] = depth / self.max_depth
+                continue
+            values = confidences if part.name == "confidences" else self._feature(part, len(depth), features or {})
+            if part.per_call:
+                shape = (len(depth), self.max_depth, part.width)
+                values = np.where(drafted[:, :, None], values.reshape(shape), values.dtype.type(part.blank))
+            into[:] = values.reshape(into.shape)
+            np.clip(into, np.float32(part.low), np.float32(part.high), out=into)
         if np.isnan(observations).any():
-            raise InputError("confidences hold NaN in a drafted level; the trace or the draft head is damaged")
+            raise InputError("confidences or features hold NaN in a drafted level; the trace or a model is damaged")
         return observations
+
+    def _feature(self, part: Part, count: int, features: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+        if part.name not in features:
+            raise InputError(
+                f"the observation has the feature {part.name!r}, which is not at hand "
+                f"(there are: {', '.join(features) or 'none'}); collect, or decode, with features=[{part.name}]"
+            )
+        values = features[part.name]
+        if values.size != count * self._length(part):
+            raise InputError(f"{part.name}: expected {self._length(part)} numbers a state, got {list(values.shape)}")
+        return values
+
+    def observe(self, states: Sequence[DraftState]) -> NDArray[np.float32]:
+        """Observations of states, as the decision loop has them: [N, size] float32. Raises as ``build`` does."""
+        features = {name: np.stack([state.features[name] for state in states]) for name in self.columns}
+        depth = np.array([state.depth for state in states])
+        return self.build(np.stack([state.confidences for state in states]), depth, features)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, as a policy's ``config.json`` holds them."""
-        return asdict(self) | {"features": list(self.features)}
+        values = asdict(self) | {"features": list(self.features)}
+        if not any(FEATURES[name].projected for name in self.columns):
+            values = {key: value for key, value in values.items() if key not in OPTIONAL_KEYS}
+        return values
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "ObservationSpec":
@@ -86,11 +186,10 @@ class ObservationSpec:
         Raises:
             ConfigError: a key is missing or unknown.
         """
-        if set(values) != set(cls.__dataclass_fields__):
-            raise ConfigError(
-                f"observation spec: expected keys {sorted(cls.__dataclass_fields__)}, got {sorted(values)}"
-            )
-        return cls(**values | {"features": tuple(values["features"])})
+        expected = set(cls.__dataclass_fields__)
+        if set(values) | OPTIONAL_KEYS != expected:
+            raise ConfigError(f"observation spec: expected keys {sorted(expected)}, got {sorted(values)}")
+        return cls(**values)
 
     @property
     def digest(self) -> str:

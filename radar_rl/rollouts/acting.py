@@ -102,8 +102,7 @@ def _play(
         rows = np.arange(len(members))  # those that have continued so far
         positions[:] = [state.position for state in states]
         while True:
-            seen = np.stack([state.confidences for state in states])
-            observations[rows] = spec.build(seen, depth[rows])
+            observations[rows] = spec.observe(states)
             if states[0].depth == texts.max_depth:
                 break
             start = time.perf_counter()

@@ -1,6 +1,7 @@
 """Texts that a pair decodes, behind the interface of ``sessions``."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from logging import getLogger
 from typing import TypeVar, Unpack, cast
 
@@ -10,24 +11,35 @@ from numpy.typing import NDArray
 from radar_rl.errors import InputError
 from radar_rl.rollouts.sessions import Outcome, TextName, TextSession, near_cut
 from radar_rl.rollouts.tasks import Prompt, Skipped
+from radar_rl.rollouts.view import TreeView
 from radar_rl.rollouts.writing import TEXTS_PER_BATCH, Work, sequence_seed, write_prompts
 from radar_rl.runtime.profiler import clock
 from radar_rl.speculative.batch import SpeculativeBatch
 from radar_rl.speculative.pair import Pair
 from radar_rl.speculative.session import SpeculativeSession
 from radar_rl.speculative.state import DraftState
-from radar_rl.speculative.text import DraftOptions, Options
+from radar_rl.speculative.text import DraftOptions, Options, Round
 
 T = TypeVar("T")
 
 log = getLogger(__name__)
 
 
+def timed(pair: Pair, step: Callable[[], T]) -> tuple[T, float]:
+    """What a step on the pair's device gives, and the seconds it took."""
+    start = clock(pair)
+    done = step()
+    return done, clock(pair) - start
+
+
 class LiveSession:
-    """A ``SpeculativeSession`` behind the interface."""
+    """A ``SpeculativeSession`` behind the interface, with a stopwatch."""
 
     def __init__(self, session: SpeculativeSession) -> None:
         self.session = session
+        self.seconds: float | None = 0.0
+        self._calls = 0
+        self._round: Round | None = None
 
     @property
     def finished(self) -> bool:
@@ -36,16 +48,57 @@ class LiveSession:
 
     def begin(self) -> DraftState:
         """Start a round; makes draft call 1."""
-        return self.session.begin()
+        self._round, self._calls = None, 1
+        state, self.seconds = timed(self.session.pair, self.session.begin)
+        return state
 
     def draft(self) -> DraftState:
         """Make one more draft call."""
-        return self.session.draft()
+        state, self.seconds = timed(self.session.pair, self.session.draft)
+        self._calls += 1
+        return state
 
     def verify(self) -> Outcome:
         """End the round with one target forward."""
-        done = self.session.verify()
+        done, self.seconds = timed(self.session.pair, self.session.verify)
+        self._round = done
         return Outcome(done.accepted, len(done.emitted))
+
+    def view(self) -> TreeView:
+        """The newest tree, its tokens as text."""
+        done = self._round
+        tree = self.session.tree() if done is None else done.tree
+        view = TreeView(
+            depths=tree.depth_array,
+            log_probs=tree.log_prob_array,
+            parents=tree.parent_array,
+            labels=tuple(self._spelt([token]) for token in tree.tokens),
+            draft_calls=self._calls,
+        )
+        if done is None:
+            return view
+        accepted = done.emitted[: done.accepted]
+        return replace(
+            view,
+            accepted=done.accepted,
+            emitted=len(done.emitted),
+            path=tree.path(accepted),
+            bonus=self._spelt(done.emitted[done.accepted :]),
+        )
+
+    def written(self) -> str:
+        """What the target has said before the newest tree."""
+        emitted = 0 if self._round is None else len(self._round.emitted)
+        token_ids = self.session.token_ids
+        return self._spelt(token_ids[: len(token_ids) - emitted])
+
+    def _spelt(self, token_ids: Sequence[int]) -> str:
+        """Tokens as text; as their numbers where the target came without a tokenizer."""
+        tokenizer = self.session.pair.tokenizer
+        if tokenizer is None:
+            return " ".join(map(str, token_ids))
+        text: str = tokenizer.decode(token_ids)
+        return text
 
     def censored(self, position: int) -> bool:
         """Of a finished text: whether ``position`` is near an end that length, not eos, made."""
@@ -58,6 +111,7 @@ class NoSession:
     """A text that cannot be decoded: finished before its first round."""
 
     finished = True
+    seconds: float | None = None
 
     def begin(self) -> DraftState:
         """There are no rounds."""
@@ -72,6 +126,14 @@ class NoSession:
     def censored(self, position: int) -> bool:
         """There are no positions."""
         return False
+
+    def view(self) -> TreeView:
+        """There are no rounds."""
+        raise RuntimeError("the text has no rounds: it does not fit the context")
+
+    def written(self) -> None:
+        """There are no tokens."""
+        return
 
 
 class LiveBatch:
@@ -119,9 +181,7 @@ class LiveBatch:
         return self.batch
 
     def _timed(self, step: Callable[[], T]) -> T:
-        start = clock(self._decoded.pair)
-        done = step()
-        self.seconds = clock(self._decoded.pair) - start
+        done, self.seconds = timed(self._decoded.pair, step)
         return done
 
 

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from radar_rl.errors import TraceError
 from radar_rl.rollouts.manifest import DataSet
 from radar_rl.rollouts.storage import METADATA_KEY
 from radar_rl.rollouts.trace import Sequences, Trace, TraceSettings, accepted_tokens
+from radar_rl.speculative.features import FEATURES
 
 SEQUENCE_COLUMNS = ["sequence_id", "task", "prompt_id", "token_ids", "prompt_length"]
 TRACE_COLUMNS = ["sequence_id", "position", "confidences", "ranks", "censored"]
@@ -36,6 +37,7 @@ def load_trace(
     widen_first_level: bool = False,
     expect: Mapping[str, Any] | None = None,
     keep: Keep | None = None,
+    features: Sequence[str] = (),
 ) -> Trace:
     """Load a collected trace, or some of its texts: at max_depth 8 and top_k 10 each row takes 177 bytes of memory.
 
@@ -47,10 +49,11 @@ def load_trace(
         expect: fields of ``TraceSettings`` that the trace must have been made with, e.g. ``{"top_k": 10}``.
         keep: which of some texts to load, e.g. ``lambda texts: held_out(texts.prompt_id, 0.3)``; None: all. The others
             take no memory.
+        features: names of feature columns to load besides, which the trace must have been collected with.
 
     Raises:
         TraceError: the folder holds no trace, a file is truncated or altered, files were made with different settings,
-            a setting is not the expected one, or ``tree_size`` is out of range.
+            a setting is not the expected one, ``tree_size`` is out of range, or a feature was not collected.
     """
     found = _traces(path)
     made_with = _settings(found)
@@ -65,12 +68,18 @@ def load_trace(
     sequence, position = np.empty(rows, np.int32), np.empty(rows, np.int32)
     confidences = np.empty((rows, depth, made_with.top_k), np.float16)
     accepted, censored = np.empty((rows, depth), np.uint8), np.empty(rows, np.bool_)
+    columns = {name: np.empty((rows, *_shape(name, made_with)), FEATURES[name].dtype) for name in features}
     texts: list[Sequences] = []
     filled = count = 0
-    for part in trace_parts(path, tree_size=tree_size, widen_first_level=widen_first_level, keep=keep):
+    parts = trace_parts(
+        path, tree_size=tree_size, widen_first_level=widen_first_level, keep=keep, features=features
+    )
+    for part in parts:
         here = slice(filled, filled + len(part))
         sequence[here], position[here] = part.sequence + count, part.position
         confidences[here], accepted[here], censored[here] = part.confidences, part.accepted, part.censored
+        for name, column in columns.items():
+            column[here] = part.features[name]
         texts.append(part.sequences)
         filled, count = filled + len(part), count + len(part.sequences)
     sequences = Sequences(
@@ -93,20 +102,62 @@ def load_trace(
         accepted=accepted[:filled],
         censored=censored[:filled],
         widen_first_level=widen_first_level,
+        features={name: column[:filled] for name, column in columns.items()},
     )
 
 
 def trace_parts(
-    path: str | Path, *, tree_size: int | None = None, widen_first_level: bool = False, keep: Keep | None = None
+    path: str | Path,
+    *,
+    tree_size: int | None = None,
+    widen_first_level: bool = False,
+    keep: Keep | None = None,
+    features: Sequence[str] = (),
 ) -> Iterator[Trace]:
     """A collected trace, one finished part after the other; arguments and errors as ``load_trace``."""
     found = _traces(path)
     made_with = _settings(found)
     settings = _read_for(made_with, tree_size)
+    _check_features(found.store.place, features, made_with, settings)
     for name in found.parts:
-        table = _table(found, "trace", name, made_with, TRACE_COLUMNS)
+        table = _table(found, "trace", name, made_with, [*TRACE_COLUMNS, *features])
         texts = _table(found, "sequences", name, made_with, SEQUENCE_COLUMNS)
-        yield _part(found.store.show(name), settings, widen_first_level, table, texts, keep)
+        part = _part(found.store.show(name), settings, widen_first_level, table, texts)
+        part = replace(part, features={column: _feature(table[column], column, made_with) for column in features})
+        yield part if keep is None else part.select(keep(part.sequences))
+
+
+def _check_features(place: str, names: Sequence[str], made_with: TraceSettings, read_for: TraceSettings) -> None:
+    """Refuse features that a trace has no columns for, and those of another tree size."""
+    missing = [name for name in names if name not in made_with.features]
+    if missing:
+        raise TraceError(
+            f"{place}: has no column for the feature {', '.join(missing)} (collected: "
+            f"{', '.join(made_with.features) or 'none'}); collect again with features=[{','.join(names)}]"
+        )
+    if "mass" in names and read_for.tree_size != made_with.tree_size:
+        raise TraceError(
+            f"{place}: the feature mass is of the collected trees of {made_with.tree_size} nodes, "
+            f"not of tree_size={read_for.tree_size}; collect with that tree_size"
+        )
+
+
+def _shape(name: str, made_with: TraceSettings) -> tuple[int, ...]:
+    """Shape of a feature's value in one row."""
+    return FEATURES[name].shape(
+        max_depth=made_with.max_depth, top_k=made_with.top_k, feature_dim=made_with.feature_dim
+    )
+
+
+def _feature(column: pa.ChunkedArray, name: str, made_with: TraceSettings) -> NDArray[Any]:
+    """A feature column as an array, [rows, …]."""
+    shape = _shape(name, made_with)
+    if len(column) == 0:
+        return np.empty((0, *shape), FEATURES[name].dtype)
+    values = _flat(column) if shape else column.to_numpy()
+    if np.isnan(values).any():
+        raise TraceError(f"{name}: the feature holds NaN; its file was altered, or a model is damaged")
+    return np.asarray(values.reshape(-1, *shape))
 
 
 def _traces(path: str | Path) -> DataSet:
@@ -165,7 +216,7 @@ def _flat(column: pa.ChunkedArray) -> NDArray[Any]:
 
 
 def _part(
-    name: str, settings: TraceSettings, widen_first_level: bool, table: pa.Table, sequences: pa.Table, keep: Keep | None
+    name: str, settings: TraceSettings, widen_first_level: bool, table: pa.Table, sequences: pa.Table
 ) -> Trace:
     """One part as a trace, checked: the rows must be exactly the roots of its sequences, in order."""
     texts = Sequences(
@@ -200,7 +251,7 @@ def _part(
         tree_size=settings.tree_size,
         widen_first_level=widen_first_level,
     )
-    part = Trace(
+    return Trace(
         settings=settings,
         sequences=texts,
         sequence=sequence,
@@ -210,7 +261,6 @@ def _part(
         censored=table["censored"].to_numpy().astype(bool),
         widen_first_level=widen_first_level,
     )
-    return part if keep is None else part.select(keep(texts))
 
 
 def trace_settings(path: str | Path) -> TraceSettings:

@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import isfinite
+from numbers import Real
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from radar_rl.errors import ConfigError
 from radar_rl.speculative.hardware import HardwareProfile
@@ -39,6 +41,10 @@ class Reward:
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise ConfigError(f"unknown reward {self.kind!r}; valid: {', '.join(KINDS)}")
+        for name in ("rate", "cost", "alpha", "beta"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, Real) or not isfinite(value):
+                raise ConfigError(f"reward: {name} must be a finite number, got {value!r}")
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any], rate: float | None) -> "Reward":
@@ -64,11 +70,29 @@ class Reward:
             given["rate"] = rate
         return cls(**given)
 
+    def of_continue(self, seconds: ArrayLike) -> NDArray[np.float64]:
+        """Reward of continues that took so many seconds, decision and draft call; elementwise."""
+        seconds = np.asarray(seconds, dtype=np.float64)
+        if self.kind == "throughput":
+            return np.asarray(-self.rate * seconds)
+        return np.full(seconds.shape, -self.cost if self.kind == "linear" else -self.alpha)
+
+    def of_stop(self, emitted: ArrayLike, seconds: ArrayLike, round_seconds: ArrayLike) -> NDArray[np.float64]:
+        """Reward of stops; elementwise.
+
+        Args:
+            emitted: tokens that the round emits.
+            seconds: of what is paid at the stop: its decision, call 1, verification and the rest of the round.
+            round_seconds: of the whole round.
+        """
+        emitted = np.asarray(emitted, dtype=np.float64)
+        if self.kind == "throughput":
+            return np.asarray(emitted - self.rate * np.asarray(seconds))
+        return emitted if self.kind == "linear" else np.asarray(self.beta * emitted / np.asarray(round_seconds))
+
     def going(self, hardware: HardwareProfile, max_depth: int) -> NDArray[np.float64]:
         """Reward of continuing after call 1 … max_depth − 1: [max_depth − 1] float64."""
-        if self.kind == "throughput":
-            return -self.rate * (hardware.draft(max_depth)[1:] + hardware.decide_seconds)
-        return np.full(max_depth - 1, -self.cost if self.kind == "linear" else -self.alpha)
+        return self.of_continue(hardware.draft(max_depth)[1:] + hardware.decide_seconds)
 
     def stopping(
         self, hardware: HardwareProfile, nodes: NDArray[np.int64], emitted: NDArray[np.integer]
@@ -83,12 +107,8 @@ class Reward:
             [..., max_depth] float64.
         """
         max_depth = len(nodes)
-        if self.kind == "linear":
-            return emitted.astype(np.float64)
         decisions = np.full(max_depth, hardware.decide_seconds)
-        if self.kind == "throughput":
-            decisions[-1] = 0.0  # at max_depth nothing is decided
-            seconds = hardware.draft(max_depth)[0] + hardware.verify(nodes) + hardware.rest_seconds + decisions
-            return np.asarray(emitted - self.rate * seconds)
+        decisions[-1] = 0.0  # at max_depth nothing is decided
+        seconds = hardware.draft(max_depth)[0] + hardware.verify(nodes) + hardware.rest_seconds + decisions
         made = np.minimum(np.arange(1, max_depth + 1), max_depth - 1)
-        return np.asarray(self.beta * emitted / (hardware.round_seconds(nodes) + made * hardware.decide_seconds))
+        return self.of_stop(emitted, seconds, hardware.round_seconds(nodes) + made * hardware.decide_seconds)

@@ -4,14 +4,17 @@ The environments and the rollouts do not know which of the two they have: same t
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from radar_rl.errors import TraceError
 from radar_rl.rollouts.trace import Trace
+from radar_rl.rollouts.view import TreeView
+from radar_rl.speculative.features import FEATURES
 from radar_rl.speculative.state import DraftState
 
 
@@ -24,7 +27,13 @@ class Outcome:
 
 
 class TextSession(Protocol):
-    """One text being decoded: ``begin()`` a round, ``draft()`` more levels, ``verify()``, until ``finished``."""
+    """One text being decoded: ``begin()`` a round, ``draft()`` more levels, ``verify()``, until ``finished``.
+
+    Attributes:
+        seconds: measured seconds of the newest draft call or verification, None where nothing is measured.
+    """
+
+    seconds: float | None
 
     @property
     def finished(self) -> bool:
@@ -41,6 +50,12 @@ class TextSession(Protocol):
 
     def censored(self, position: int) -> bool:
         """Of a finished text: whether ``position`` is near an end that length, not eos, made."""
+
+    def view(self) -> TreeView:
+        """The newest tree: as it stands, or as it was verified where the round is over."""
+
+    def written(self) -> str | None:
+        """What the target has said before the newest tree, the root token last; None where tokens are not known."""
 
 
 class TextBatch(Protocol):
@@ -108,11 +123,14 @@ def near_cut(position: int | NDArray[np.int64], length: int, max_depth: int) -> 
 class ReplaySession:
     """A text of a trace: the rounds that a live session would run, looked up."""
 
+    seconds: float | None = None
+
     def __init__(self, texts: "ReplayTexts", index: int) -> None:
         self._texts = texts
         self._row, self._end = int(texts.starts[index]), int(texts.starts[index + 1])
         self._depth = 0
         self._confidences = np.empty(0, dtype=np.float16)
+        self._outcome: Outcome | None = None
 
     @property
     def finished(self) -> bool:
@@ -123,22 +141,38 @@ class ReplaySession:
         """Start a round; makes draft call 1."""
         texts = self._texts
         self._confidences = np.full((texts.max_depth, texts.top_k), -np.inf, dtype=np.float16)
-        self._depth = 0
+        self._depth, self._outcome = 0, None
         return self.draft()
 
     def draft(self) -> DraftState:
         """Make one more draft call."""
-        trace = self._texts.trace
+        texts, trace = self._texts, self._texts.trace
         self._confidences[self._depth] = trace.confidences[self._row, self._depth]
         self._depth += 1
-        return DraftState(int(trace.position[self._row]), self._depth, self._texts.max_depth, self._confidences)
+        features = partial(texts.features_at, self._row, self._depth) if texts.features else None
+        position = int(trace.position[self._row])
+        return DraftState(position, self._depth, texts.max_depth, self._confidences, features=features)
 
     def verify(self) -> Outcome:
         """End the round."""
         accepted = int(self._texts.trace.accepted[self._row, self._depth - 1])
         emitted = min(accepted + 1, self._end - self._row)
         self._row += emitted
-        return Outcome(accepted, emitted)
+        self._outcome = Outcome(accepted, emitted)
+        return self._outcome
+
+    def view(self) -> TreeView:
+        """The beams of the levels drafted: a trace holds neither tokens nor parents."""
+        beams = self._confidences[: self._depth].astype(np.float32)
+        depths = np.repeat(np.arange(self._depth + 1), [1] + [beams.shape[1]] * self._depth)
+        log_probs = np.concatenate((np.zeros(1, dtype=np.float32), beams.ravel()))
+        view = TreeView(depths, log_probs, parents=None, labels=None, draft_calls=self._depth)
+        done = self._outcome
+        return view if done is None else replace(view, accepted=done.accepted, emitted=done.emitted)
+
+    def written(self) -> None:
+        """A trace in memory holds no tokens."""
+        return
 
     def censored(self, position: int) -> bool:
         """Whether ``position`` is near an end that length, not eos, made."""
@@ -188,13 +222,24 @@ class ReplayTexts:
         max_depth: draft calls a round can make, at most the collected ones (the default): growing a tree does not
             depend on how much further it could grow.
         tree_size: nodes verified, which the trace must have been read for; None: whatever it was read for.
+        features: names of the features that states are to have, which the trace must have been read with.
+
+    Attributes:
+        features: by name, [N, …] as the trace has them, for ``max_depth`` draft calls.
 
     Raises:
-        TraceError: the trace was collected with fewer draft calls than asked for, was read for another tree size, or
-            holds no rows.
+        TraceError: the trace was collected with fewer draft calls than asked for, was read for another tree size or
+            without a feature, or holds no rows.
     """
 
-    def __init__(self, trace: Trace, *, max_depth: int | None = None, tree_size: int | None = None) -> None:
+    def __init__(
+        self,
+        trace: Trace,
+        *,
+        max_depth: int | None = None,
+        tree_size: int | None = None,
+        features: Sequence[str] = (),
+    ) -> None:
         collected = trace.settings
         self.max_depth = collected.max_depth if max_depth is None else max_depth
         self.tree_size = collected.tree_size
@@ -204,6 +249,10 @@ class ReplayTexts:
         if len(trace) == 0:
             raise TraceError("the trace holds no rows: every text ended with its first token")
         trace.check_tree_size(tree_size)
+        trace.check_features(features)
+        calls = slice(self.max_depth)
+        cuts = {name: tuple(calls for axis in FEATURES[name].axes if axis == "max_depth") for name in features}
+        self.features = {name: trace.features[name][(slice(None), *cut)] for name, cut in cuts.items()}
         self.trace = trace
         self.starts = np.searchsorted(trace.sequence, np.arange(len(trace.sequences) + 1))
 
@@ -219,6 +268,14 @@ class ReplayTexts:
         """Where the text's completion begins and ends: what tells it from another of its name."""
         texts = self.trace.sequences
         return f"{texts.prompt_length[index]}-{texts.length[index]}"
+
+    def features_at(self, row: int, depth: int) -> dict[str, NDArray[Any]]:
+        """The features of a state, by name; those of calls above ``depth`` are zero."""
+        found = {name: values[row].copy() for name, values in self.features.items()}
+        for name, values in found.items():
+            if FEATURES[name].per_call:
+                values[depth:] = 0
+        return found
 
     def open(self, index: int) -> ReplaySession:
         """Begin a text."""

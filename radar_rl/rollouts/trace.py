@@ -4,8 +4,8 @@ Positions are indices of root tokens in prompt + completion. A row belongs to on
 sequence are consecutive and run from ``prompt_length`` to the last token but one.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -110,6 +110,8 @@ class Trace:
             ends.
         censored: [N] bool, near the end of a text that length, not eos, ended: no use for training or statistics.
         widen_first_level: whether ``accepted`` after call 1 is of ``tree_size - 1`` children instead of ``top_k``.
+        features: by name, [N, …] of the shapes and types of ``radar_rl.speculative.features.FEATURES``; those that were
+            asked for when the trace was read.
     """
 
     settings: TraceSettings
@@ -120,6 +122,7 @@ class Trace:
     accepted: NDArray[np.uint8]
     censored: NDArray[np.bool_]
     widen_first_level: bool = False
+    features: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.position)
@@ -183,7 +186,8 @@ class Trace:
     def rows_of(self, piece: slice) -> "Trace":
         """Some consecutive rows, without copying them; ``sequences`` and the numbers that point there stay."""
         arrays = ("sequence", "position", "confidences", "accepted", "censored")
-        return replace(self, **{name: getattr(self, name)[piece] for name in arrays})
+        features = {name: values[piece] for name, values in self.features.items()}
+        return replace(self, **{name: getattr(self, name)[piece] for name in arrays}, features=features)
 
     def check_tree_size(self, tree_size: int | None) -> None:
         """Refuse a tree size other than the one that the trace was read for; None is that one.
@@ -195,6 +199,21 @@ class Trace:
             raise TraceError(
                 f"tree_size: this trace was read for trees of {self.settings.tree_size} nodes, got {tree_size}; "
                 f"read it for that size: load_trace(path, tree_size={tree_size})"
+            )
+
+    def check_features(self, names: Sequence[str]) -> None:
+        """Refuse features that the trace was not read with.
+
+        Raises:
+            TraceError: naming them, and how to come by them.
+        """
+        missing = [name for name in names if name not in self.features]
+        if missing:
+            collected = ", ".join(self.settings.features) or "none"
+            asked = ",".join(missing)
+            raise TraceError(
+                f"features: this trace was read without {asked} (it was collected with: {collected}); collect with "
+                f"features=[{asked}] and read it with load_trace(path, features=[{asked}])"
             )
 
     def select(self, sequences: NDArray[np.bool_]) -> "Trace":
@@ -225,4 +244,5 @@ class Trace:
             confidences=self.confidences[rows],
             accepted=self.accepted[rows],
             censored=self.censored[rows],
+            features={name: values[rows] for name, values in self.features.items()},
         )

@@ -6,6 +6,7 @@ forward pass of the target verifies all trees. A text that ends leaves the batch
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,17 +14,27 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from radar_rl.errors import InputError, ModelOutputError, check_whole
+from radar_rl.errors import ConfigError, InputError, ModelOutputError, check_whole
 from radar_rl.speculative.attention import NEGATIVE_INFINITY
+from radar_rl.speculative.features import FEATURES, Features, match_length
 from radar_rl.speculative.graphs import rounded
 from radar_rl.speculative.heads import DraftCache
 from radar_rl.speculative.ngram import MAX_DEPTH, merge, proposals
 from radar_rl.speculative.pair import Pair
 from radar_rl.speculative.sampling import PositionNoise, Sampling, choose
-from radar_rl.speculative.state import Confidences, DraftState, NodeCounts
+from radar_rl.speculative.state import Confidences, DraftState, FeatureValues, NodeCounts
 from radar_rl.speculative.target import TargetCache
 from radar_rl.speculative.text import DRAFT_SOURCES, DraftSource, Round, Text, read_back
-from radar_rl.speculative.tree import Candidates, LiveSlots, Nodes, Source, TreeGrowth, select
+from radar_rl.speculative.tree import Candidates, DraftTree, LiveSlots, Nodes, Source, TreeGrowth, select
+
+
+class _Unread(NamedTuple):
+    """Numbers that are still on the device: where they go, of which rows, and of which call confidences are."""
+
+    into: NDArray[Any]
+    rows: list[int]
+    values: Tensor
+    call: int | None = None
 
 
 class SpeculativeBatch:
@@ -38,7 +49,8 @@ class SpeculativeBatch:
         seeds: names of each text's noise; None: ``seed`` for all.
         seed: names the noise of all, where ``seeds`` is None.
         max_new_tokens, temperature, sample_top_k, sample_top_p, prefill_chunk: see ``Options``.
-        max_depth, top_k, tree_size, widen_first_level, draft_source: see ``DraftOptions``.
+        max_depth, top_k, tree_size, widen_first_level, draft_source, features, feature_dim, feature_seed: see
+            ``DraftOptions``.
 
     Attributes:
         max_depth: most draft calls in a round; 0 where n-grams draft alone.
@@ -48,6 +60,7 @@ class SpeculativeBatch:
 
     Raises:
         InputError: a prompt is empty, holds ids outside the vocabulary, or does not fit the context.
+        ConfigError: a feature is unknown, or is the head's where n-grams draft alone.
         ModelOutputError: a model returned NaN or infinite logits.
     """
 
@@ -68,6 +81,9 @@ class SpeculativeBatch:
         widen_first_level: bool = False,
         prefill_chunk: int = 512,
         draft_source: DraftSource = "head",
+        features: Sequence[str] = (),
+        feature_dim: int = 0,
+        feature_seed: int = 0,
     ) -> None:
         seeds = [seed] * len(prompts) if seeds is None else seeds
         if not len(prompts) or len(seeds) != len(prompts):
@@ -80,7 +96,13 @@ class SpeculativeBatch:
         pair.check_shape(max_depth, top_k, tree_size, widen_first_level)
         if draft_source not in DRAFT_SOURCES:
             raise InputError(f"draft_source: expected one of {', '.join(DRAFT_SOURCES)}, got {draft_source!r}")
+        self._asked = Features(
+            pair.head, features, tree_size=tree_size, feature_dim=feature_dim, feature_seed=feature_seed
+        )
         self._head_drafts, self._ngrams_draft = draft_source != "ngram", draft_source != "head"
+        self._indexed = self._ngrams_draft or "ngram" in self._asked.names
+        if self._asked.per_call and not self._head_drafts:
+            raise ConfigError(f"features {', '.join(self._asked.names)} are of draft calls: n-grams alone make none")
         self.pair, self.top_k, self.tree_size = pair, top_k, tree_size
         self.max_depth = max_depth if self._head_drafts else 0
         self.widen_first_level, self.prefill_chunk = widen_first_level, prefill_chunk
@@ -118,7 +140,7 @@ class SpeculativeBatch:
     def _prefill(self, index: int, prompt: Tensor) -> Tensor:
         """Let both models read a prompt and emit the first token: the features at its last token, [1, F]."""
         pair, text, length = self.pair, self.texts[index], len(prompt)
-        if self._ngrams_draft:
+        if self._indexed:
             text.index.extend(prompt.tolist())
         target_cache, draft_cache = self._target_cache.row(index), self.draft_cache.row(index)
         for first in range(0, length, self.prefill_chunk):
@@ -140,7 +162,7 @@ class SpeculativeBatch:
     def _emit(self, text: Text, tokens: list[int]) -> list[int]:
         """``Text.emit``, and what the text gained goes into its index."""
         emitted = text.emit(tokens)
-        if self._ngrams_draft:
+        if self._indexed:
             text.index.extend(emitted)
         return emitted
 
@@ -163,7 +185,8 @@ class SpeculativeBatch:
         self._growth: TreeGrowth | None = None
         self._proposed: Candidates | None = None
         self._confidences = np.full((active, self.max_depth, self.top_k), -np.inf, dtype=np.float16)
-        self._unread: list[tuple[int, list[int], Tensor]] = []
+        self._feature_values = self._asked.empty(active, self.max_depth, self.top_k)
+        self._unread: list[_Unread] = []
         self._selected: Nodes | None = None
         self._node_counts: list[NDArray[np.float32]] | None = None
         with torch.inference_mode():
@@ -177,12 +200,17 @@ class SpeculativeBatch:
                     top_k=self.top_k,
                     max_depth=self.max_depth,
                     first_width=self.tree_size - 1 if self.widen_first_level else None,
+                    keep_newest=self._asked.per_call,
                 )
-                self._unread.append((0, list(range(active)), self._growth.beam_scores))
+                self._note_call(range(active))
             if self._ngrams_draft:
                 # Beside a head, half of the tree at most: what an index proposes past that seldom outdoes the head.
                 limit = self.tree_size // 2 if self._head_drafts else self.tree_size - 1
                 self._proposed = proposals([self.texts[i].index for i in self.active], limit, device)
+            for name, values in self._asked.of_root(self._newest(self._features)).items():
+                self._unread.append(_Unread(self._feature_values[name], list(range(active)), values))
+        if "ngram" in self._feature_values:
+            self._feature_values["ngram"][:] = [match_length(self.texts[i].index) for i in self.active]
         self._in_round = True
         return self._states(range(active))
 
@@ -207,10 +235,31 @@ class SpeculativeBatch:
             raise RuntimeError("draft() needs texts that have continued so far; a text that stopped waits for verify()")
         with torch.inference_mode():
             growth.grow(None if len(rows) == len(self.active) else rows)
+            self._note_call(rows)
         self._selected = self._node_counts = None
-        scores = growth.beam_scores if len(rows) == len(self.active) else growth.beam_scores[list(rows)]
-        self._unread.append((growth.depth - 1, list(rows), scores))
         return self._states(rows)
+
+    def _note_call(self, rows: Sequence[int]) -> None:
+        """What the newest draft call tells of the texts that made it, to be read when a policy looks."""
+        growth = self._growth
+        assert growth is not None
+        level, members = growth.depth - 1, list(rows)
+        scores = growth.beam_scores if len(rows) == len(self.active) else growth.beam_scores[members]
+        self._unread.append(_Unread(self._confidences[:, level], members, scores, level + 1))
+        for name, values in self._asked.of_call(growth).items():
+            self._unread.append(_Unread(self._feature_values[name][:, level], members, values))
+
+    def tree(self, row: int = 0) -> DraftTree:
+        """The tree of an active text (its index in ``active``) that ``verify()`` would see now.
+
+        Raises:
+            RuntimeError: no round is in progress.
+        """
+        if not self._in_round:
+            raise RuntimeError("tree() needs a round in progress: call begin() first")
+        with torch.inference_mode():
+            nodes = self._select()
+        return DraftTree.of(nodes.arrays()[row].cpu().numpy())
 
     def verify(self) -> list[Round]:
         """End the round: one target forward over the trees, accept paths, emit them and the bonus tokens.
@@ -363,19 +412,33 @@ class SpeculativeBatch:
                 self.max_depth,
                 partial(self._confidences_of, self._round, row, depth),
                 partial(self._sources_of, self._round, row, depth),
+                partial(self._features_of, self._round, row, depth) if self._asked.names else None,
             )
             for row in rows
         ]
 
     def _confidences_of(self, number: int, row: int, depth: int) -> Confidences:
         """[max_depth, top_k] of one text after ``depth`` calls of the round of this number."""
-        if number != self._round:
-            raise RuntimeError("a state's confidences were first looked at after its round was over")
-        if self._unread:
-            self._read()
+        self._read_for(number)
         confidences: Confidences = self._confidences[row].copy()
         confidences[depth:] = -np.inf
         return confidences
+
+    def _features_of(self, number: int, row: int, depth: int) -> FeatureValues:
+        """By name, of one text after ``depth`` calls of the round of this number."""
+        self._read_for(number)
+        values = {name: column[row].copy() for name, column in self._feature_values.items()}
+        for name, value in values.items():
+            if FEATURES[name].per_call:
+                value[depth:] = 0
+        return values
+
+    def _read_for(self, number: int) -> None:
+        """Have read what the round of this number has told so far."""
+        if number != self._round:
+            raise RuntimeError("a state's confidences or features were first looked at after its round was over")
+        if self._unread:
+            self._read()
 
     def _sources_of(self, number: int, row: int, depth: int) -> NodeCounts:
         if not self._in_round or (number, depth) != (self._round, self._growth.depths[row] if self._growth else 0):
@@ -388,14 +451,14 @@ class SpeculativeBatch:
         return NodeCounts(*(int(count[row]) for count in self._node_counts))
 
     def _read(self, *more: Tensor) -> list[NDArray[np.float32]]:
-        """A decision's one device → host read: confidences not read yet, and what else is asked for, each [B]."""
-        parts = [*(scores for _, _, scores in self._unread), *more]
-        together = torch.cat([part.flatten() for part in parts]).cpu().numpy()
+        """A decision's one device → host read: what was not read yet, and what else is asked for, each [B]."""
+        parts = [*(unread.values for unread in self._unread), *more]
+        together = torch.cat([part.flatten().float() for part in parts]).cpu().numpy()
         read = np.split(together, np.cumsum([part.numel() for part in parts])[:-1])
-        for (level, rows, _), scores in zip(self._unread, read, strict=False):
-            if np.isnan(scores).any():
-                raise ModelOutputError(f"the draft head's lm_head returned NaN in draft call {level + 1}")
-            self._confidences[rows, level] = scores.reshape(len(rows), -1)
+        for unread, values in zip(self._unread, read, strict=False):
+            if unread.call is not None and np.isnan(values).any():
+                raise ModelOutputError(f"the draft head's lm_head returned NaN in draft call {unread.call}")
+            unread.into[unread.rows] = values.reshape(unread.values.shape)
         read = read[len(self._unread) :]
         self._unread = []
         return read

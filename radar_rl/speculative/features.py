@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from radar_rl.errors import ConfigError, check_whole
@@ -36,6 +37,8 @@ class Feature:
             function of (t, ℓ), row ℓ − 1 belonging to the decision after call ℓ, the others are functions of t alone.
         meaning: what it holds.
         cost: what a decision pays for it at run time, beyond the confidences; V: the draft vocabulary.
+        low, high: what its values lie between.
+        nats: whether they are logarithms of probabilities, or differences or means of such.
         dtype: as stored.
         projected: whether it passes a random projection to ``feature_dim``.
     """
@@ -44,6 +47,9 @@ class Feature:
     axes: tuple[str, ...]
     meaning: str
     cost: str
+    low: float = -FLOAT16_MAX
+    high: float = FLOAT16_MAX
+    nats: bool = False
     dtype: Any = np.float16
     projected: bool = False
 
@@ -68,6 +74,8 @@ FEATURES = {
             "cumulative log-probability) that the call expanded; after call 1 at the root. Stop signal of AdaEDL "
             "(arXiv 2410.18351) and SVIP (arXiv 2411.18462).",
             "per draft call: exp, product and sum over one row of V log-probabilities that the call has made",
+            low=0.0,
+            nats=True,
         ),
         Feature(
             "margin",
@@ -75,6 +83,8 @@ FEATURES = {
             "Log-probability of the best token of the newest distribution minus that of its second best.",
             "per draft call: one subtraction; the two are among the best children that the call has found "
             "(with top_k = 1 a search over V)",
+            low=0.0,
+            nats=True,
         ),
         Feature(
             "log_probs",
@@ -82,6 +92,8 @@ FEATURES = {
             "Log-probability of each node of the newest beam given its parent (not cumulative), in the beam's order. "
             "The draft model's own confidence in a token, what SpecDec++ (arXiv 2405.19715) learns acceptance from.",
             "per draft call: top_k reads from the children that the call has scored",
+            high=0.0,
+            nats=True,
         ),
         Feature(
             "mass",
@@ -92,6 +104,8 @@ FEATURES = {
             "of ``tree_size`` as collected.",
             "per draft call: a sort of the top_k + (ℓ − 1) top_k² candidates (which the verification does once a "
             "round), and their exp and sums",
+            low=0.0,
+            high=1.0,
         ),
         Feature(
             "ngram",
@@ -100,6 +114,8 @@ FEATURES = {
             "in it too, cut at 5; 0: none (``NgramIndex``).",
             "per emitted token: 5 dictionary entries, per round: at most 5 look-ups, on the host; none beyond n-gram "
             "drafting's own where that is on",
+            low=0.0,
+            high=5.0,
             dtype=np.uint8,
         ),
         Feature(
@@ -229,13 +245,18 @@ class Features:
     ) -> None:
         self.names = checked_names(names, feature_dim)
         self.per_call = any(FEATURES[name].per_call for name in self.names)
-        self.tree_size = tree_size
+        self.tree_size, self.feature_dim = tree_size, feature_dim
         widths = {"hidden": int(head.config.hidden_size), "target": head.feature_size}
         self._projections = {
             name: projection(name, width, feature_dim, feature_seed, head.draft_to_target.device)
             for name, width in widths.items()
             if name in self.names
         }
+
+    def empty(self, rows: int, max_depth: int, top_k: int) -> dict[str, NDArray[Any]]:
+        """Room for the features of ``rows`` positions, by name: zeros of the shapes and types of ``FEATURES``."""
+        sizes = {"max_depth": max_depth, "top_k": top_k, "feature_dim": self.feature_dim}
+        return {name: np.zeros((rows, *FEATURES[name].shape(**sizes)), FEATURES[name].dtype) for name in self.names}
 
     def of_call(self, growth: TreeGrowth) -> dict[str, Tensor]:
         """Features of the newest draft call, before the next one is made.

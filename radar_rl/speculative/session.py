@@ -7,6 +7,7 @@ from radar_rl.speculative.batch import SpeculativeBatch
 from radar_rl.speculative.pair import Pair
 from radar_rl.speculative.state import DraftState
 from radar_rl.speculative.text import DraftOptions, Round
+from radar_rl.speculative.tree import DraftTree
 
 
 class SpeculativeSession:
@@ -70,6 +71,14 @@ class SpeculativeSession:
             RuntimeError: no round is in progress, or ``max_depth`` calls were made.
         """
         return self.batch.draft()[0]
+
+    def tree(self) -> DraftTree:
+        """The tree that ``verify()`` would see now.
+
+        Raises:
+            RuntimeError: no round is in progress.
+        """
+        return self.batch.tree()
 
     def verify(self) -> Round:
         """End the round: one target forward over the tree, accept a path, emit it and the bonus token.

@@ -1,12 +1,13 @@
 """What a policy may look at in the middle of a round."""
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 Confidences = NDArray[np.float16]
+FeatureValues = Mapping[str, NDArray[Any]]
 
 
 class NodeCounts(NamedTuple):
@@ -28,12 +29,14 @@ class DraftState:
             descending; rows from ``depth`` on are not filled. Live, they are read from the device when a policy
             looks at them; one that never looks costs no read. Looked at first after the round, they are gone
             (RuntimeError); ModelOutputError where the head returned NaN.
+        features: by name, those that the text is decoded with (``DraftOptions.features``), of the shapes and types of
+            ``FEATURES``; rows of calls not made are not filled. Read as the confidences are, and with them.
         sources: who proposed the nodes that would be verified now, None in a replay. Live, they are read when a policy
             looks at them, while its tree is the newest (else RuntimeError), the confidences with them: look at the
             sources first, and one read does for both.
     """
 
-    __slots__ = ("_confidences", "_sources", "depth", "max_depth", "position")
+    __slots__ = ("_confidences", "_features", "_sources", "depth", "max_depth", "position")
 
     def __init__(
         self,
@@ -42,9 +45,11 @@ class DraftState:
         max_depth: int,
         confidences: Confidences | Callable[[], Confidences],
         sources: Callable[[], NodeCounts] | None = None,
+        features: FeatureValues | Callable[[], FeatureValues] | None = None,
     ) -> None:
         self.position, self.depth, self.max_depth = position, depth, max_depth
         self._confidences, self._sources = confidences, sources
+        self._features: FeatureValues | Callable[[], FeatureValues] = {} if features is None else features
 
     @property
     def confidences(self) -> Confidences:
@@ -52,6 +57,13 @@ class DraftState:
         if not isinstance(self._confidences, np.ndarray):
             self._confidences = self._confidences()
         return self._confidences
+
+    @property
+    def features(self) -> FeatureValues:
+        """See the class."""
+        if callable(self._features):
+            self._features = self._features()
+        return self._features
 
     @property
     def sources(self) -> NodeCounts | None:

@@ -1,5 +1,6 @@
 """A text being decoded: with what, how far it is, and what each round did to it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal, TypedDict, get_args
@@ -48,6 +49,8 @@ class DraftOptions(Options, total=False):
             (False).
         draft_source: ``head``; ``ngram``, continuations of what stood in the text before (``NgramIndex``), without
             draft calls; or ``hybrid``, both in one tree of ``tree_size`` nodes (``head``).
+        features: what a policy may look at beside the confidences, names of ``FEATURES`` (none).
+        feature_dim, feature_seed: of the features that are projected (0).
     """
 
     max_depth: int
@@ -55,6 +58,9 @@ class DraftOptions(Options, total=False):
     tree_size: int
     widen_first_level: bool
     draft_source: DraftSource
+    features: Sequence[str]
+    feature_dim: int
+    feature_seed: int
 
 
 @dataclass(frozen=True)
@@ -84,10 +90,7 @@ class Round:
     @cached_property
     def tree(self) -> DraftTree:
         """The verified tree, root first, root's parent −1."""
-        tokens, parents, depths = self.arrays[:3].astype(np.int64)
-        parents[0] = -1
-        log_probs, sources = self.arrays[3].astype(np.float32), self.arrays[4].astype(np.uint8)
-        return DraftTree(tokens, parents, depths, log_probs, sources)
+        return DraftTree.of(self.arrays)
 
 
 class Text:
@@ -145,6 +148,6 @@ def read_back(nodes: Nodes, choices: Tensor, logits: Tensor) -> NDArray[np.float
     agrees[:, 0] = True
     on_path = (agrees[:, None] | ~nodes.ancestors).all(dim=2)
     finite = logits.sum(dim=2).isfinite()
-    columns = (nodes.tokens, nodes.parents, nodes.depths, nodes.log_probs, nodes.sources, choices, on_path, finite)
-    read: NDArray[np.float64] = torch.stack([column.double() for column in columns], dim=1).cpu().numpy()
+    columns = torch.stack([column.double() for column in (choices, on_path, finite)], dim=1)
+    read: NDArray[np.float64] = torch.cat((nodes.arrays(), columns), dim=1).cpu().numpy()
     return read

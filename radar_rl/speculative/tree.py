@@ -40,6 +40,27 @@ class DraftTree:
     log_prob_array: NDArray[np.float32]
     source_array: NDArray[np.uint8]
 
+    @classmethod
+    def of(cls, arrays: NDArray[np.float64]) -> "DraftTree":
+        """The tree of what ``Nodes.arrays`` holds of it, [5, n] float64; padding is left out."""
+        arrays = arrays[:, np.isfinite(arrays[3])]
+        tokens, parents, depths = arrays[:3].astype(np.int64)
+        parents[0] = -1
+        return cls(tokens, parents, depths, arrays[3].astype(np.float32), arrays[4].astype(np.uint8))
+
+    def path(self, tokens: Sequence[int]) -> NDArray[np.bool_]:
+        """Which nodes lie on the way from the root along some tokens, the root included: [n] bool."""
+        on_path = np.zeros(len(self.token_array), dtype=np.bool_)
+        node = 0
+        on_path[0] = True
+        for token in tokens:
+            children = (self.parent_array == node) & (self.token_array == token)
+            if not children.any():
+                raise ValueError(f"no child of node {node} is the token {token}")
+            node = int(children.argmax())
+            on_path[node] = True
+        return on_path
+
     @cached_property
     def tokens(self) -> list[int]:
         """Token ids; the root token first."""
@@ -126,6 +147,11 @@ class Nodes:
     sources: Tensor
     ancestors: Tensor
     depth: int
+
+    def arrays(self) -> Tensor:
+        """Token, parent, depth, cumulative log-probability and source of each node: [B, 5, n] float64."""
+        columns = (self.tokens, self.parents, self.depths, self.log_probs, self.sources)
+        return torch.stack([column.double() for column in columns], dim=1)
 
 
 class TreeSlots(Protocol):

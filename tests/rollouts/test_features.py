@@ -20,42 +20,24 @@ from radar_rl.rollouts.tracer import match_lengths, trace_sequence
 from radar_rl.rollouts.writing import Work, WrittenText
 from radar_rl.runtime.models import pair_from_config
 from radar_rl.speculative import NgramIndex, Pair, SpeculativeSession, load_pair
-from radar_rl.speculative.features import FEATURES, Features, match_length
-from radar_rl.speculative.tree import TreeGrowth
+from radar_rl.speculative.features import FEATURES
 
 SHAPE: dict[str, Any] = {"max_depth": 8, "top_k": 10, "tree_size": 60}
 PROJECTED: dict[str, Any] = {"feature_dim": 6, "feature_seed": 5}
 Found = dict[str, NDArray[Any]]
 
 
-def live(
-    pair: Pair, prompt: Sequence[int], monkeypatch: pytest.MonkeyPatch, seed: int
-) -> tuple[list[int], list[tuple[int, int, Found]]]:
+def live(pair: Pair, prompt: Sequence[int], seed: int) -> tuple[list[int], list[tuple[int, int, Found]]]:
     """A text decoded with random stopping, and (position, draft calls, features) at every decision."""
     rng = np.random.default_rng(seed)
-    grown: list[TreeGrowth] = []
-
-    class Kept(TreeGrowth):
-        def __init__(self, *positional: Any, **named: Any) -> None:
-            super().__init__(*positional, **named, keep_newest=True)
-            grown.append(self)
-
-    monkeypatch.setattr("radar_rl.speculative.batch.TreeGrowth", Kept)
-    features = Features(pair.head, list(FEATURES), tree_size=SHAPE["tree_size"], **PROJECTED)
-    options: dict[str, Any] = {"temperature": float(seed % 2), "seed": seed, **SHAPE}
-    session = SpeculativeSession(pair, prompt, max_new_tokens=40, **options)
-    index, seen = NgramIndex(), []
-    index.extend(prompt)
+    options: dict[str, Any] = {"temperature": float(seed % 2), "seed": seed, **SHAPE, **PROJECTED}
+    session = SpeculativeSession(pair, prompt, max_new_tokens=40, features=list(FEATURES), **options)
+    seen = []
     while not session.finished:
-        index.extend(session.token_ids[len(index.token_ids) - len(prompt) :])
-        batch = session.batch
-        read = batch._features[:, batch._counts[0] - 1]  # the newest that the target has read: before the root
-        of_round: Found = {"ngram": np.array(match_length(index))}
-        of_round |= {name: values[0].numpy() for name, values in features.of_root(read).items()}
         state = session.begin()
         while True:
-            of_call = {name: values[0].numpy() for name, values in features.of_call(grown[-1]).items()}
-            seen.append((session.position, state.depth, of_round | of_call))
+            found = {name: v[state.depth - 1] if FEATURES[name].per_call else v for name, v in state.features.items()}
+            seen.append((session.position, state.depth, found))
             if state.depth == SHAPE["max_depth"] or rng.random() > 0.8:
                 break
             state = session.draft()
@@ -71,19 +53,17 @@ def pair(request: pytest.FixtureRequest, model: dict[str, Any]) -> Pair:
     return load_pair("pocket", "pocket-eagle2") if model["target"] == "pocket" else pair_from_config(model)
 
 
-def test_a_trace_has_the_features_of_live_decoding(
-    pair: Pair, shipped_prompts: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_trace_has_the_features_of_live_decoding(pair: Pair, shipped_prompts: list[str]) -> None:
     compared, calls = 0, set()
     for seed, prompt in enumerate(shipped_prompts[:6]):
         ids = pair.encode_prompt(prompt)
-        with torch.inference_mode():
-            new, seen = live(pair, ids, monkeypatch, seed)
+        new, seen = live(pair, ids, seed)
         traced = trace_sequence(
             pair, [*ids, *new], len(ids), **SHAPE, positions_per_batch=17, features=list(FEATURES), **PROJECTED
         )
         assert list(traced.features) == list(FEATURES)
         for position, call, found in seen:
+            assert list(found) == list(FEATURES)
             row = position - len(ids)
             for name, values in found.items():
                 column = traced.features[name][row]

@@ -53,7 +53,7 @@ def grown(monkeypatch: pytest.MonkeyPatch) -> list[TreeGrowth]:
 
     class Kept(TreeGrowth):
         def __init__(self, *positional: Any, **named: Any) -> None:
-            super().__init__(*positional, **named, keep_newest=True)
+            super().__init__(*positional, **named | {"keep_newest": True})
             found.append(self)
 
     monkeypatch.setattr("radar_rl.speculative.batch.TreeGrowth", Kept)
