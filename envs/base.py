@@ -1,36 +1,23 @@
 """What the live and the replay environment share, which is everything but where the rounds come from."""
 
 from collections.abc import Mapping
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
 import gymnasium
 import numpy as np
-from gymnasium import spaces
-from numpy.typing import NDArray
 
+from radar_rl.envs.picture import Scene, as_image, as_text
+from radar_rl.envs.problem import Observation, Problem
 from radar_rl.errors import ConfigError, InputError
 from radar_rl.policies.observation import ObservationSpec
 from radar_rl.policies.protocol import CONTINUE
-from radar_rl.rollouts.payments import Payments
 from radar_rl.rollouts.reward import Reward
 from radar_rl.rollouts.sessions import Texts, TextSession
-from radar_rl.runtime.profiler import resolve_hardware
+from radar_rl.rollouts.view import TreeView
 from radar_rl.speculative.hardware import HardwareProfile
 from radar_rl.speculative.state import DraftState
-
-EPISODES = ("sequence", "round")
-
-Observation = NDArray[np.float32]
-
-
-def observation_space(spec: ObservationSpec) -> spaces.Box:
-    """The box that observations of a layout lie in."""
-    bounds = {"confidences": (spec.floor, 0.0), "depth": (0.0, 1.0)}
-    sizes = [ObservationSpec(spec.max_depth, spec.top_k, (name,), spec.floor).size for name in spec.features]
-    low = np.repeat([bounds[name][0] for name in spec.features], sizes).astype(np.float32)
-    high = np.repeat([bounds[name][1] for name in spec.features], sizes).astype(np.float32)
-    return spaces.Box(low, high, dtype=np.float32)
 
 
 class DraftTreeBase(gymnasium.Env[Observation, np.int64]):
@@ -38,55 +25,41 @@ class DraftTreeBase(gymnasium.Env[Observation, np.int64]):
 
     Args:
         texts: where the rounds come from.
-        hardware: seconds of the parts of a round, or a NAME of ``configs/hardware``, or a FILE that
-            ``radar-rl profile`` wrote.
-        reward: ``throughput``, ``linear`` or ``radar`` with default parameters, a mapping as ``configs/reward`` holds
-            it, or a ``Reward``. The default rate of ``throughput`` is 1 / ``hardware.autoregressive_seconds``.
-        episode: ``sequence`` or ``round``.
-        spec: layout of the observation; None: confidences and depth.
+        spec: layout of the observation.
+        hardware, reward, episode: see ``Problem.of``.
+        render_mode: None, ``ansi`` or ``rgb_array``.
 
     Attributes:
-        observation_spec: the observation's layout.
-        payments: what each step earns and costs.
+        problem: what is seen and earned.
         state: the tree observed, as a policy's ``act`` takes it; None between episodes.
         session: the text being decoded.
 
     Raises:
-        ConfigError: an unknown reward, episode or feature, or a spec of another tree shape.
+        ConfigError: an unknown reward, episode, hardware or render mode.
     """
 
-    metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012 (Gymnasium's own declaration)
+    metadata: dict[str, Any] = {"render_modes": ["ansi", "rgb_array"], "render_fps": 2}  # noqa: RUF012 (Gymnasium's)
 
     def __init__(
         self,
         texts: Texts,
+        spec: ObservationSpec,
         *,
         hardware: HardwareProfile | str | Path,
         reward: Reward | str | Mapping[str, Any],
         episode: str,
-        spec: ObservationSpec | None,
+        render_mode: str | None,
     ) -> None:
-        if episode not in EPISODES:
-            raise ConfigError(f"unknown episode {episode!r}; valid: {', '.join(EPISODES)}")
-        self.texts, self.episode = texts, episode
-        self.max_depth, self.top_k, self.tree_size = texts.max_depth, texts.top_k, texts.tree_size
-        self.observation_spec = ObservationSpec(self.max_depth, self.top_k) if spec is None else spec
-        if (self.observation_spec.max_depth, self.observation_spec.top_k) != (self.max_depth, self.top_k):
-            raise ConfigError(
-                f"observation spec: expected max_depth {self.max_depth} and top_k {self.top_k}, "
-                f"got {self.observation_spec.max_depth} and {self.observation_spec.top_k}"
-            )
-        self.hardware = _profile(hardware, texts)
-        self.reward = _reward(reward, self.hardware)
-        self.payments = Payments.of(
-            self.hardware, self.reward, max_depth=self.max_depth, top_k=self.top_k, tree_size=self.tree_size
-        )
-        self.observation_space = observation_space(self.observation_spec)
-        self.action_space = spaces.Discrete(2)
+        if render_mode not in (None, *self.metadata["render_modes"]):
+            raise ConfigError(f"unknown render_mode {render_mode!r}; valid: {', '.join(self.metadata['render_modes'])}")
+        self.texts, self.max_depth = texts, texts.max_depth
+        self.problem = Problem.of(texts, spec, hardware=hardware, reward=reward, episode=episode)
+        self.observation_space, self.action_space = self.problem.observation_space, self.problem.action_space
+        self.render_mode = render_mode
         self.session: TextSession | None = None
         self.state: DraftState | None = None
         self._text = -1
-        self._emitted, self._seconds = 0, 0.0
+        self._film = _Film(self.problem.reward.kind)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -102,15 +75,17 @@ class DraftTreeBase(gymnasium.Env[Observation, np.int64]):
                 does not fit the context, is passed over for the next one; ``info["text"]`` says which it is.
 
         Raises:
-            InputError: no such text, or none has a round.
+            InputError: an unknown option, no such text, or none has a round.
         """
         super().reset(seed=seed)
-        wanted = (options or {}).get("text")
+        wanted = wanted_text(options, len(self.texts))
         between_rounds = self.session is not None and self.state is None and not self.session.finished
-        goes_on = self.episode == "round" and between_rounds and seed is None and wanted is None
+        goes_on = self.problem.episode == "round" and between_rounds and seed is None and wanted is None
         session = self.session if goes_on and self.session is not None else self._open(wanted)
-        self.state = session.begin()
+        self.state = self._begin(session)
         self._emitted, self._seconds = 0, 0.0
+        if self.render_mode is not None:
+            self._film = _Film(self.problem.reward.kind)
         return self._observe(self.state), self._info(self.state)
 
     def step(self, action: np.int64 | int) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
@@ -124,32 +99,82 @@ class DraftTreeBase(gymnasium.Env[Observation, np.int64]):
             raise InputError("the episode is over or has not begun: call reset() before step()")
         if not self.action_space.contains(action):
             raise InputError(f"action: expected 0 (stop) or 1 (continue), got {action!r}")
-        depth, payments = state.depth, self.payments
+        depth = state.depth
         if action == CONTINUE and depth < self.max_depth:
             self.state = session.draft()
-            seconds = float(payments.going_seconds[depth - 1])
+            reward, seconds = self._pay_continue(session, depth)
             self._seconds += seconds
-            info = self._info(self.state, seconds=seconds)
-            return self._observe(self.state), float(payments.going_reward[depth - 1]), False, False, info
+            if self.render_mode is not None:
+                self._film.add(reward, seconds)
+            return self._observe(self.state), reward, False, False, self._info(self.state, seconds=seconds)
         outcome = session.verify()
-        seconds = float(payments.stop_seconds[depth - 1])
+        reward, seconds = self._pay_stop(session, depth, outcome.emitted)
         self._seconds += seconds
         self._emitted += outcome.emitted
-        terminated = self.episode == "round" or session.finished
+        if self.render_mode is not None:
+            self._film.add(reward, seconds, emitted=outcome.emitted)
+            self._film.verified = session.view(), state.position, session.written()
+        terminated = self.problem.episode == "round" or session.finished
         # After the last round there is no tree to see: the one that was verified stays.
-        seen = state if terminated else session.begin()
+        seen = state if terminated else self._begin(session)
         self.state = None if terminated else seen
         info = self._info(seen, accepted=outcome.accepted, emitted=outcome.emitted, draft_calls=depth, seconds=seconds)
         if terminated:
             info["tokens_per_second"] = self._emitted / self._seconds if self._seconds > 0 else float("inf")
-        reward = float(payments.stop_reward[outcome.emitted, depth - 1])
         return self._observe(seen), reward, terminated, False, info
+
+    def render(self) -> Any:
+        """The newest tree, and what the episode has gained and paid so far.
+
+        After a stop it is the tree that was verified, with its accepted path; else the tree as it stands.
+
+        Returns:
+            ``ansi``: a string without escape codes; ``rgb_array``: [height, width, 3] uint8.
+
+        Raises:
+            InputError: no episode has begun.
+        """
+        if self.render_mode is None:
+            gymnasium.logger.warn("render() draws nothing: the environment was made without a render_mode")
+            return None
+        film = self._film
+        tree, position, text = film.verified or self._standing()
+        scene = Scene(
+            tree=tree,
+            position=position,
+            max_depth=self.max_depth,
+            text=text,
+            gained=film.gained,
+            paid=film.paid,
+            seconds=film.seconds,
+            stops=film.stops,
+            unit="reward" if self.problem.reward.kind == "radar" else "tokens",
+        )
+        return as_text(scene) if self.render_mode == "ansi" else as_image(scene)
+
+    def _standing(self) -> tuple[TreeView, int, str | None]:
+        """The tree as it stands, its root's position, and the text before it."""
+        if self.session is None or self.state is None:
+            raise InputError("no episode has begun: call reset() before render()")
+        return self.session.view(), self.state.position, self.session.written()
+
+    def _begin(self, session: TextSession) -> DraftState:
+        """Begin a round."""
+        return session.begin()
+
+    def _pay_continue(self, session: TextSession, depth: int) -> tuple[float, float]:
+        """Reward and seconds of the draft call just made, after ``depth`` others, and its decision."""
+        payments = self.problem.payments
+        return float(payments.going_reward[depth - 1]), float(payments.going_seconds[depth - 1])
+
+    def _pay_stop(self, session: TextSession, depth: int, emitted: int) -> tuple[float, float]:
+        """Reward and seconds of the round just verified, of ``depth`` draft calls, but for its continues' seconds."""
+        payments = self.problem.payments
+        return float(payments.stop_reward[emitted, depth - 1]), float(payments.stop_seconds[depth - 1])
 
     def _open(self, wanted: int | None) -> TextSession:
         count = len(self.texts)
-        if wanted is not None and not 0 <= wanted < count:
-            raise InputError(f"options: expected a text in 0 … {count - 1}, got {wanted!r}")
-        first = int(self.np_random.integers(count)) if wanted is None else int(wanted)
+        first = int(self.np_random.integers(count)) if wanted is None else wanted
         for index in range(first, first + count):
             session = self.texts.open(index % count)
             if not session.finished:
@@ -158,7 +183,7 @@ class DraftTreeBase(gymnasium.Env[Observation, np.int64]):
         raise InputError("every text ends with its first token or does not fit: there is no round to decide about")
 
     def _observe(self, state: DraftState) -> Observation:
-        observation: Observation = self.observation_spec.build(state.confidences[None], np.array([state.depth]))[0]
+        observation: Observation = self.problem.spec.observe([state])[0]
         return observation
 
     def _info(
@@ -177,17 +202,43 @@ class DraftTreeBase(gymnasium.Env[Observation, np.int64]):
         }
 
 
-def _profile(hardware: HardwareProfile | str | Path, texts: Texts) -> HardwareProfile:
-    if isinstance(hardware, HardwareProfile):
-        return hardware
-    return resolve_hardware(
-        str(hardware), Path(), {}, max_depth=texts.max_depth, top_k=texts.top_k, tree_size=texts.tree_size
-    )
+def wanted_text(options: Mapping[str, Any] | None, count: int) -> int | None:
+    """The text that ``reset(options=…)`` asks for, None if none.
+
+    Raises:
+        InputError: an unknown option, or no such text.
+    """
+    unknown = sorted(set(options or {}) - {"text"})
+    if unknown:
+        raise InputError(f"options: unknown {', '.join(unknown)}; valid: text")
+    wanted = (options or {}).get("text")
+    if wanted is None:
+        return None
+    if not isinstance(wanted, Integral) or not 0 <= int(wanted) < count:
+        raise InputError(f"options: expected a text in 0 … {count - 1}, got {wanted!r}")
+    return int(wanted)
 
 
-def _reward(reward: Reward | str | Mapping[str, Any], hardware: HardwareProfile) -> Reward:
-    if isinstance(reward, Reward):
-        return reward
-    alone = hardware.autoregressive_seconds
-    rate = 1 / alone if alone else None
-    return Reward.from_mapping({"kind": reward} if isinstance(reward, str) else reward, rate)
+class _Film:
+    """What an episode has brought so far, for pictures.
+
+    Args:
+        kind: of the reward: tokens are gained unless it is ``radar``, whose stops earn speed.
+
+    Attributes:
+        verified: tree, position and text of the step just made, if it was a stop.
+    """
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self.gained, self.paid, self.seconds, self.stops = [0.0], [0.0], [0.0], [False]
+        self.verified: tuple[TreeView, int, str | None] | None = None
+
+    def add(self, reward: float, seconds: float, emitted: int | None = None) -> None:
+        """A step; ``emitted`` tokens if it stopped. What is not gained of its reward was paid."""
+        gain = 0.0 if emitted is None else reward if self.kind == "radar" else float(emitted)
+        self.gained.append(self.gained[-1] + gain)
+        self.paid.append(self.paid[-1] + gain - reward)
+        self.seconds.append(self.seconds[-1] + seconds)
+        self.stops.append(emitted is not None)
+        self.verified = None

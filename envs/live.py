@@ -5,12 +5,15 @@ from pathlib import Path
 from typing import Any
 
 from radar_rl.envs.base import DraftTreeBase
-from radar_rl.policies.observation import ObservationSpec
+from radar_rl.envs.problem import Observed, layout
+from radar_rl.policies.observation import DEFAULT_FEATURES
 from radar_rl.rollouts.live import LiveTexts
 from radar_rl.rollouts.reward import Reward
+from radar_rl.rollouts.sessions import TextSession
 from radar_rl.rollouts.tasks import Prompt, load_prompts
 from radar_rl.speculative.hardware import HardwareProfile
 from radar_rl.speculative.pair import Pair, load_pair
+from radar_rl.speculative.state import DraftState
 
 
 class DraftTreeEnv(DraftTreeBase):
@@ -70,7 +73,7 @@ class DraftTreeEnv(DraftTreeBase):
         hardware: a profile, a NAME of ``configs/hardware``, or a FILE that ``radar-rl profile`` wrote.
         reward: one of the names above, a mapping with parameters, or a ``Reward``.
         episode: ``sequence`` or ``round``.
-        spec: layout of the observation.
+        observation: names of features, or a whole ``ObservationSpec`` (which projected features need).
         max_new_tokens: length at which a text is cut.
         max_depth: most draft calls in a round.
         top_k: beam width.
@@ -79,6 +82,7 @@ class DraftTreeEnv(DraftTreeBase):
         sample_top_k: keep the k most likely tokens; 0 keeps all.
         sample_top_p: keep the most likely tokens up to this probability.
         seed: of the target's sampling; each prompt's own seed derives from it.
+        render_mode: ``ansi`` or ``rgb_array``.
     """
 
     def __init__(
@@ -89,7 +93,7 @@ class DraftTreeEnv(DraftTreeBase):
         hardware: HardwareProfile | str | Path = "pocket_cpu",
         reward: Reward | str | Mapping[str, Any] = "throughput",
         episode: str = "sequence",
-        spec: ObservationSpec | None = None,
+        observation: Observed = DEFAULT_FEATURES,
         max_new_tokens: int = 96,
         max_depth: int = 8,
         top_k: int = 10,
@@ -98,7 +102,9 @@ class DraftTreeEnv(DraftTreeBase):
         sample_top_k: int = 0,
         sample_top_p: float = 1.0,
         seed: int = 0,
+        render_mode: str | None = None,
     ) -> None:
+        spec = layout(observation, max_depth=max_depth, top_k=top_k)
         texts = LiveTexts(
             pair if isinstance(pair, Pair) else load_pair(pair),
             load_prompts() if prompts is None else [_prompt(i, prompt) for i, prompt in enumerate(prompts, start=1)],
@@ -110,8 +116,77 @@ class DraftTreeEnv(DraftTreeBase):
             sample_top_k=sample_top_k,
             sample_top_p=sample_top_p,
             seed=seed,
+            features=spec.columns,
+            feature_dim=spec.feature_dim,
+            feature_seed=spec.feature_seed,
         )
-        super().__init__(texts, hardware=hardware, reward=reward, episode=episode, spec=spec)
+        super().__init__(
+            texts, spec, hardware=hardware, reward=reward, episode=episode, render_mode=render_mode
+        )
+
+
+class DraftTreeWallClockEnv(DraftTreeEnv):
+    """As ``Radar/DraftTree-v0``, with the seconds that this machine takes: the same run earns other rewards each time.
+
+    ## Description
+    The decision problem of ``DraftTreeEnv``, on the clock of the machine that decodes: what a policy is worth here and
+    now, other load included. Texts, observations and accepted tokens stay deterministic under a seed.
+
+    ## Action space
+    As ``DraftTreeEnv``.
+
+    ## Observation space
+    As ``DraftTreeEnv``.
+
+    ## Rewards
+    As ``DraftTreeEnv``, with measured seconds: those of call 1 and of verification, each with all that surrounds it in
+    the round, at the stop; those of each further call at its continue. The time that an agent takes between two steps
+    may be spent on learning, so a decision costs the profile's ``decide_seconds``, and the default rate is the
+    profile's too. ``info["seconds"]`` and ``info["tokens_per_second"]`` are of the same seconds.
+
+    ## Starting state
+    As ``DraftTreeEnv``.
+
+    ## Episode end
+    As ``DraftTreeEnv``.
+
+    ## Info
+    As ``DraftTreeEnv``.
+
+    ## Arguments
+    As ``DraftTreeEnv``.
+
+    ```python
+    import gymnasium
+    env = gymnasium.make("radar_rl.envs:Radar/DraftTreeWallClock-v0", max_new_tokens=32)
+    ```
+
+    ## Version history
+    - v0: first version.
+    """
+
+    def _begin(self, session: TextSession) -> DraftState:
+        state = super()._begin(session)
+        self._round_seconds = self._first_call = _measured(session)
+        return state
+
+    def _pay_continue(self, session: TextSession, depth: int) -> tuple[float, float]:
+        seconds = _measured(session) + self.problem.hardware.decide_seconds
+        self._round_seconds += seconds
+        return float(self.problem.reward.of_continue(seconds)), seconds
+
+    def _pay_stop(self, session: TextSession, depth: int, emitted: int) -> tuple[float, float]:
+        decided = self.problem.hardware.decide_seconds if depth < self.max_depth else 0.0
+        verified = _measured(session) + decided
+        seconds = self._first_call + verified
+        reward = self.problem.reward.of_stop(emitted, seconds, self._round_seconds + verified)
+        return float(reward), seconds
+
+
+def _measured(session: TextSession) -> float:
+    """Seconds of the newest draft call or verification."""
+    assert session.seconds is not None, "live sessions measure"
+    return session.seconds
 
 
 def _prompt(number: int, prompt: str | Prompt | Sequence[int]) -> Prompt:

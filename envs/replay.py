@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from radar_rl.envs.base import DraftTreeBase
+from radar_rl.envs.problem import Observed, layout
 from radar_rl.errors import TraceError
-from radar_rl.policies.observation import ObservationSpec
+from radar_rl.policies.observation import DEFAULT_FEATURES, ObservationSpec
 from radar_rl.rollouts.reading import load_trace
 from radar_rl.rollouts.reward import Reward
 from radar_rl.rollouts.sessions import ReplayTexts
 from radar_rl.rollouts.trace import Trace
+from radar_rl.speculative.features import FEATURES
 from radar_rl.speculative.hardware import HardwareProfile
 
 
@@ -61,11 +63,13 @@ class DraftTreeReplayEnv(DraftTreeBase):
         hardware: a profile, a NAME of ``configs/hardware``, or a FILE that ``radar-rl profile`` wrote.
         reward: one of the names above, a mapping with parameters, or a ``Reward``.
         episode: ``sequence`` or ``round``.
-        spec: layout of the observation.
+        observation: names of features, or a whole ``ObservationSpec``.
         max_depth: most draft calls in a round, at most the collected ones (None).
         top_k: beam width; must be the collected one (None).
         tree_size: nodes verified, root included, at most the collected ones (None). A trace in memory was read for one
             tree size and takes no other.
+        render_mode: ``ansi`` or ``rgb_array``. A trace holds neither tokens nor parents: pictures show each level's
+            beam.
     """
 
     def __init__(
@@ -75,19 +79,46 @@ class DraftTreeReplayEnv(DraftTreeBase):
         hardware: HardwareProfile | str | Path = "pocket_cpu",
         reward: Reward | str | Mapping[str, Any] = "throughput",
         episode: str = "sequence",
-        spec: ObservationSpec | None = None,
+        observation: Observed = DEFAULT_FEATURES,
         max_depth: int | None = None,
         top_k: int | None = None,
         tree_size: int | None = None,
+        render_mode: str | None = None,
     ) -> None:
-        if isinstance(traces, Trace):
-            trace = traces
-        else:
-            trace = load_trace(sample_traces() if traces is None else traces, tree_size=tree_size)
-        if top_k is not None and top_k != trace.settings.top_k:
-            raise TraceError(f"top_k: the trace was collected with {trace.settings.top_k}, got {top_k}; collect again")
-        texts = ReplayTexts(trace, max_depth=max_depth, tree_size=tree_size)
-        super().__init__(texts, hardware=hardware, reward=reward, episode=episode, spec=spec)
+        texts, spec = replayed(traces, observation, max_depth=max_depth, top_k=top_k, tree_size=tree_size)
+        super().__init__(
+            texts, spec, hardware=hardware, reward=reward, episode=episode, render_mode=render_mode
+        )
+
+
+def replayed(
+    traces: Trace | str | Path | None,
+    observation: Observed,
+    *,
+    max_depth: int | None,
+    top_k: int | None,
+    tree_size: int | None,
+) -> tuple[ReplayTexts, ObservationSpec]:
+    """The texts of a trace and what is seen of them; arguments as ``DraftTreeReplayEnv`` has them.
+
+    Raises:
+        ConfigError: an unknown feature, or a layout of other trees.
+        TraceError: the trace was collected otherwise, or without a feature.
+    """
+    names = observation.features if isinstance(observation, ObservationSpec) else observation
+    columns = [name for name in names if name in FEATURES]
+    if not isinstance(traces, Trace):
+        traces = load_trace(sample_traces() if traces is None else traces, tree_size=tree_size, features=columns)
+    made = traces.settings
+    if top_k is not None and top_k != made.top_k:
+        raise TraceError(f"top_k: the trace was collected with {made.top_k}, got {top_k}; collect again")
+    depth = made.max_depth if max_depth is None else max_depth
+    projections = {"feature_dim": made.feature_dim, "feature_seed": made.feature_seed}
+    spec = layout(observation, max_depth=depth, top_k=made.top_k, **projections)
+    for name, collected in projections.items():
+        if any(FEATURES[column].projected for column in columns) and getattr(spec, name) != collected:
+            raise TraceError(f"{name}: the trace was collected with {collected}, got {getattr(spec, name)}")
+    return ReplayTexts(traces, max_depth=max_depth, tree_size=tree_size, features=columns), spec
 
 
 def sample_traces() -> Path:

@@ -127,6 +127,10 @@ class Trace:
     def __len__(self) -> int:
         return len(self.position)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Trace":
+        """Itself: Gymnasium copies an environment's arguments, and nobody changes a trace."""
+        return self
+
     @property
     def remaining(self) -> NDArray[np.int32]:
         """Tokens that follow each root in its text: [N] int32, at least 1."""

@@ -75,6 +75,10 @@ class Pair:
     inflated: str = ""
     arena: Arena = field(default_factory=Arena, repr=False)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Pair":
+        """Itself: Gymnasium copies an environment's arguments, and a pair holds gigabytes that nobody changes."""
+        return self
+
     @property
     def label(self) -> str:
         """What tables and profiles call the pair: the target's identity, and the shape if that is not its own."""

@@ -33,7 +33,7 @@ def play(env: DraftTreeReplayEnv, seed: int, probability: float = 0.7, **options
 @pytest.mark.parametrize("reward", ["throughput", "linear", "radar"])
 @pytest.mark.parametrize("episode", ["sequence", "round"])
 @pytest.mark.parametrize(
-    "shape", [{}, {"max_depth": 3, "tree_size": 20}, {"spec": ObservationSpec(features=("depth",))}]
+    "shape", [{}, {"max_depth": 3, "tree_size": 20}, {"observation": ObservationSpec(features=("depth",))}]
 )
 def test_check_env_passes_without_a_warning(trace: Trace, reward: str, episode: str, shape: dict[str, Any]) -> None:
     trace = trace.at(shape.get("tree_size", 60))  # type: ignore[attr-defined]
@@ -156,9 +156,9 @@ def test_wrong_arguments_are_named(trace: Trace) -> None:
     with pytest.raises(ConfigError, match="sequence, round"):
         DraftTreeReplayEnv(trace, hardware=HARDWARE, episode="day")
     with pytest.raises(ConfigError, match="confidences, depth"):
-        DraftTreeReplayEnv(trace, hardware=HARDWARE, spec=ObservationSpec(features=("mood",)))
+        DraftTreeReplayEnv(trace, hardware=HARDWARE, observation=ObservationSpec(features=("mood",)))
     with pytest.raises(ConfigError, match="max_depth 8"):
-        DraftTreeReplayEnv(trace, hardware=HARDWARE, spec=ObservationSpec(max_depth=4))
+        DraftTreeReplayEnv(trace, hardware=HARDWARE, observation=ObservationSpec(max_depth=4))
     with pytest.raises(TraceError, match="top_k"):
         DraftTreeReplayEnv(trace, hardware=HARDWARE, top_k=8)
     with pytest.raises(ConfigError, match="pocket_cpu"):
@@ -166,8 +166,9 @@ def test_wrong_arguments_are_named(trace: Trace) -> None:
 
 
 def test_the_default_rate_is_the_targets_own_speed(trace: Trace) -> None:
-    assert DraftTreeReplayEnv(trace, hardware=HARDWARE).reward.rate == pytest.approx(1 / 0.0051)
-    assert DraftTreeReplayEnv(trace, hardware=HARDWARE, reward={"kind": "throughput", "rate": 7}).reward.rate == 7
+    assert DraftTreeReplayEnv(trace, hardware=HARDWARE).problem.reward.rate == pytest.approx(1 / 0.0051)
+    given = DraftTreeReplayEnv(trace, hardware=HARDWARE, reward={"kind": "throughput", "rate": 7})
+    assert given.problem.reward.rate == 7
 
 
 def test_nan_in_a_trace_is_named(trace: Trace) -> None:

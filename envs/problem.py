@@ -1,0 +1,111 @@
+"""The decision problem that all environments pose: what is seen, what is earned, when an episode ends."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from radar_rl.errors import ConfigError
+from radar_rl.policies.observation import ObservationSpec
+from radar_rl.rollouts.payments import Payments
+from radar_rl.rollouts.reward import Reward
+from radar_rl.rollouts.sessions import Texts
+from radar_rl.runtime.profiler import resolve_hardware
+from radar_rl.speculative.hardware import HardwareProfile
+
+EPISODES = ("sequence", "round")
+
+Observation = NDArray[np.float32]
+Observed = ObservationSpec | Sequence[str]  # a layout, or the names of its features
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One machine, one reward, one layout, one kind of episode.
+
+    Attributes:
+        spec: layout of the observation.
+        hardware: seconds of the parts of a round.
+        reward: what a step earns.
+        payments: both, tabulated for the tree's shape.
+        episode: ``sequence`` or ``round``.
+    """
+
+    spec: ObservationSpec
+    hardware: HardwareProfile
+    reward: Reward
+    payments: Payments
+    episode: str
+
+    @classmethod
+    def of(
+        cls,
+        texts: Texts,
+        spec: ObservationSpec,
+        *,
+        hardware: HardwareProfile | str | Path,
+        reward: Reward | str | Mapping[str, Any],
+        episode: str,
+    ) -> "Problem":
+        """The problem over some texts.
+
+        Args:
+            texts: where the rounds come from.
+            spec: layout of the observation, of the texts' ``max_depth`` and ``top_k``.
+            hardware: seconds of the parts of a round, or a NAME of ``configs/hardware``, or a FILE that
+                ``radar-rl profile`` wrote.
+            reward: ``throughput``, ``linear`` or ``radar`` with default parameters, a mapping as ``configs/reward``
+                holds it, or a ``Reward``. The default rate of ``throughput`` is 1 / ``autoregressive_seconds``.
+            episode: ``sequence`` or ``round``.
+
+        Raises:
+            ConfigError: an unknown reward, episode or hardware.
+        """
+        if episode not in EPISODES:
+            raise ConfigError(f"unknown episode {episode!r}; valid: {', '.join(EPISODES)}")
+        shape: dict[str, Any] = {"max_depth": texts.max_depth, "top_k": texts.top_k, "tree_size": texts.tree_size}
+        if not isinstance(hardware, HardwareProfile):
+            hardware = resolve_hardware(str(hardware), Path(), {}, **shape)
+        if not isinstance(reward, Reward):
+            alone = hardware.autoregressive_seconds
+            values = {"kind": reward} if isinstance(reward, str) else reward
+            reward = Reward.from_mapping(values, 1 / alone if alone else None)
+        return cls(spec, hardware, reward, Payments.of(hardware, reward, **shape), episode)
+
+    @property
+    def observation_space(self) -> spaces.Box:
+        """The box that observations lie in."""
+        return spaces.Box(self.spec.spread("low"), self.spec.spread("high"), dtype=np.float32)
+
+    @property
+    def action_space(self) -> spaces.Discrete:
+        """Stop and continue."""
+        return spaces.Discrete(2)
+
+
+def layout(
+    observation: Observed, *, max_depth: int, top_k: int, feature_dim: int = 0, feature_seed: int = 0
+) -> ObservationSpec:
+    """The layout that an environment's argument asks for.
+
+    Args:
+        observation: a layout, or the names of its features.
+        max_depth, top_k: shape of the trees.
+        feature_dim, feature_seed: of projected features, where only names are given.
+
+    Raises:
+        ConfigError: an unknown feature (lists the valid ones), or a layout of other trees.
+    """
+    if not isinstance(observation, ObservationSpec):
+        names = (observation,) if isinstance(observation, str) else tuple(observation)
+        return ObservationSpec(max_depth, top_k, names, feature_dim=feature_dim, feature_seed=feature_seed)
+    if (observation.max_depth, observation.top_k) != (max_depth, top_k):
+        raise ConfigError(
+            f"observation: expected max_depth {max_depth} and top_k {top_k}, "
+            f"got {observation.max_depth} and {observation.top_k}"
+        )
+    return observation
