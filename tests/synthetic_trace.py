@@ -13,6 +13,7 @@ from radar_rl.rollouts.storage import Store
 from radar_rl.rollouts.tasks import Prompt
 from radar_rl.rollouts.trace import NO_RANK, Sequences, Trace, TraceSettings, accepted_tokens
 from radar_rl.rollouts.writing import Work, WrittenText
+from radar_rl.speculative.features import FEATURES
 from radar_rl.speculative.hardware import HardwareProfile
 
 HARDWARE = HardwareProfile(
@@ -133,3 +134,16 @@ def write_collection(folder: Path, trace: MadeTrace, part_size: int = 4) -> Path
         rows = sum(len(t.confidences) for t in traced)
         manifest.add(name, tables, about, {"rows": rows, "sequences": len(traced)})
     return folder
+
+
+def with_features(trace: Trace, feature_dim: int = 3, seed: int = 1) -> Trace:
+    """The trace with made-up columns of every feature, of the shapes, types and ranges that real ones have."""
+    rng = np.random.default_rng(seed)
+    made, columns = trace.settings, {}
+    for name, feature in FEATURES.items():
+        shape = feature.shape(max_depth=made.max_depth, top_k=made.top_k, feature_dim=feature_dim)
+        low, high = max(feature.low, -30.0), min(feature.high, 30.0)
+        drawn = rng.uniform(low, high, size=(len(trace), *shape))
+        columns[name] = drawn.astype(feature.dtype)
+    settings = replace(made, features=tuple(FEATURES), feature_dim=feature_dim)
+    return replace(trace, settings=settings, features=columns)
