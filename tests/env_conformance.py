@@ -4,6 +4,7 @@ import warnings
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import gymnasium
@@ -190,7 +191,7 @@ def _pictures(make: Callable[[], gymnasium.Env[Any, Any]]) -> None:
         else:
             assert {image.dtype for image in shown} == {np.dtype(np.uint8)}
             assert len({image.shape for image in shown}) == 1
-            assert all((a != b).any() for a, b in zip(shown, shown[1:], strict=False))
+            assert all((a != b).any() for a, b in pairwise(shown))
 
 
 def _measured(env: gymnasium.Env[Any, Any]) -> bool:
