@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,9 @@ HARDWARE = HardwareProfile(
     rest_seconds=0.0002,
     autoregressive_seconds=0.0051,
 )
+
+
+Kind = TypeVar("Kind", bound=Trace)
 
 
 @dataclass(frozen=True)
@@ -128,7 +131,8 @@ def write_collection(folder: Path, trace: MadeTrace, part_size: int = 4) -> Path
             prompt = tuple(range(int(texts.prompt_length[i])))
             work = Work(Prompt(task, prompt_id, token_ids=prompt), prompt, int(sample))
             text = WrittenText(work, int(turn), prompt, tuple(range(len(prompt), int(texts.length[i]))), i)
-            traced.append(TracedText(text, trace.confidences[rows], trace.ranks[rows], trace.censored[rows]))
+            features = {name: values[rows] for name, values in trace.features.items()}
+            traced.append(TracedText(text, trace.confidences[rows], trace.ranks[rows], trace.censored[rows], features))
         name, about = part_name(number), asdict(trace.settings)
         tables = {"sequences": sequences_table(traced, trace.settings), "trace": trace_table(traced, trace.settings)}
         rows = sum(len(t.confidences) for t in traced)
@@ -136,7 +140,7 @@ def write_collection(folder: Path, trace: MadeTrace, part_size: int = 4) -> Path
     return folder
 
 
-def with_features(trace: Trace, feature_dim: int = 3, seed: int = 1) -> Trace:
+def with_features(trace: Kind, feature_dim: int = 3, seed: int = 1) -> Kind:
     """The trace with made-up columns of every feature, of the shapes, types and ranges that real ones have."""
     rng = np.random.default_rng(seed)
     made, columns = trace.settings, {}

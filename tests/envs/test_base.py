@@ -1,15 +1,13 @@
-"""Laws of both environments, tried on replay, which needs no model."""
+"""What the environments share, tried on replay, which needs no model; test_conformance.py has the laws of all."""
 
-import warnings
+from pathlib import Path
 from typing import Any
 
-import gymnasium
 import numpy as np
 import pytest
-from gymnasium.utils.env_checker import check_env
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from synthetic_trace import HARDWARE, make_trace
+from synthetic_trace import HARDWARE, make_trace, with_features, write_collection
 
 from radar_rl.envs import DraftTreeReplayEnv
 from radar_rl.errors import ConfigError, InputError, TraceError
@@ -28,21 +26,6 @@ def play(env: DraftTreeReplayEnv, seed: int, probability: float = 0.7, **options
         assert not truncated
         steps.append({"action": action, "reward": reward, "terminated": terminated, **info})
     return steps
-
-
-@pytest.mark.parametrize("reward", ["throughput", "linear", "radar"])
-@pytest.mark.parametrize("episode", ["sequence", "round"])
-@pytest.mark.parametrize(
-    "shape", [{}, {"max_depth": 3, "tree_size": 20}, {"observation": ObservationSpec(features=("depth",))}]
-)
-def test_check_env_passes_without_a_warning(trace: Trace, reward: str, episode: str, shape: dict[str, Any]) -> None:
-    trace = trace.at(shape.get("tree_size", 60))  # type: ignore[attr-defined]
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        env = gymnasium.make(
-            "radar_rl.envs:Radar/DraftTreeReplay-v0", traces=trace, reward=reward, episode=episode, **shape
-        )
-        check_env(env.unwrapped)
 
 
 @settings(max_examples=30, deadline=None)
@@ -155,14 +138,51 @@ def test_wrong_arguments_are_named(trace: Trace) -> None:
         DraftTreeReplayEnv(trace, hardware=HARDWARE, reward="speed")
     with pytest.raises(ConfigError, match="sequence, round"):
         DraftTreeReplayEnv(trace, hardware=HARDWARE, episode="day")
-    with pytest.raises(ConfigError, match="confidences, depth"):
-        DraftTreeReplayEnv(trace, hardware=HARDWARE, observation=ObservationSpec(features=("mood",)))
+    with pytest.raises(ConfigError, match="valid: confidences, depth, entropy, margin, log_probs, mass, ngram"):
+        DraftTreeReplayEnv(trace, hardware=HARDWARE, observation=("confidences", "mood"))
+    with pytest.raises(ConfigError, match="valid: ansi, rgb_array"):
+        DraftTreeReplayEnv(trace, hardware=HARDWARE, render_mode="human")
     with pytest.raises(ConfigError, match="max_depth 8"):
         DraftTreeReplayEnv(trace, hardware=HARDWARE, observation=ObservationSpec(max_depth=4))
     with pytest.raises(TraceError, match="top_k"):
         DraftTreeReplayEnv(trace, hardware=HARDWARE, top_k=8)
     with pytest.raises(ConfigError, match="pocket_cpu"):
         DraftTreeReplayEnv(trace, hardware="abacus")
+
+
+def test_features_that_the_trace_lacks_are_named(trace: Trace, tmp_path: Path) -> None:
+    folder = write_collection(tmp_path / "traces", trace)  # type: ignore[arg-type]
+    for traces in (trace, folder):
+        with pytest.raises(TraceError, match=r"entropy.*features=\[entropy\]"):
+            DraftTreeReplayEnv(traces, hardware=HARDWARE, observation=("depth", "entropy"))
+    made = with_features(trace)
+    DraftTreeReplayEnv(made, hardware=HARDWARE, observation=("depth", "hidden"))
+    for projection, message in (({"feature_dim": 4}, "feature_dim"), ({"feature_dim": 3, "feature_seed": 1}, "seed")):
+        spec = ObservationSpec(features=("depth", "hidden"), **projection)
+        with pytest.raises(TraceError, match=f"{message}: the trace was collected with"):
+            DraftTreeReplayEnv(made, hardware=HARDWARE, observation=spec)
+
+
+def test_features_of_a_folder_are_read(trace: Trace, tmp_path: Path) -> None:
+    made = with_features(trace)
+    folder = write_collection(tmp_path / "traces", made)  # type: ignore[arg-type]
+    names = ("entropy", "hidden", "depth")
+    one, two = (DraftTreeReplayEnv(t, hardware=HARDWARE, observation=names) for t in (made, folder))
+    assert one.problem.spec == two.problem.spec
+    np.testing.assert_array_equal(*(env.reset(options={"text": 2})[0] for env in (one, two)))
+    terminated = False
+    while not terminated:
+        (seen, _, terminated, _, _), (other, *_) = (env.step(np.int64(not terminated)) for env in (one, two))
+        np.testing.assert_array_equal(seen, other)
+    row = np.flatnonzero(made.sequence == 2)[0]
+    assert one.reset(options={"text": 2})[0][0] == np.float32(made.features["entropy"][row, 0])
+
+
+def test_without_a_render_mode_nothing_is_drawn(trace: Trace) -> None:
+    env = DraftTreeReplayEnv(trace, hardware=HARDWARE)
+    env.reset()
+    with pytest.warns(UserWarning, match="draws nothing"):
+        assert env.render() is None
 
 
 def test_the_default_rate_is_the_targets_own_speed(trace: Trace) -> None:

@@ -3,7 +3,8 @@ import sys
 from pathlib import Path
 
 import gymnasium
-import pytest
+
+NAMES = ("DraftTree", "DraftTreeWallClock", "DraftTreeReplay")
 
 
 def run(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -20,8 +21,13 @@ def test_data_needs_no_gymnasium(tmp_path: Path) -> None:
     assert run(code, tmp_path).stdout.strip() == "False"
 
 
-@pytest.mark.parametrize("name", ["Radar/DraftTree-v0", "Radar/DraftTreeReplay-v0"])
-def test_importing_registers(name: str) -> None:
+def test_importing_registers() -> None:
     import radar_rl.envs  # noqa: F401
 
-    assert gymnasium.spec(name).nondeterministic is False
+    random = {name: gymnasium.spec(f"Radar/{name}-v0").nondeterministic for name in NAMES}
+    assert random == {"DraftTree": False, "DraftTreeWallClock": True, "DraftTreeReplay": False}
+
+
+def test_matplotlib_waits_until_somebody_looks(tmp_path: Path) -> None:
+    code = "import sys, radar_rl.envs; print('matplotlib' in sys.modules)"
+    assert run(code, tmp_path).stdout.strip() == "False"

@@ -8,6 +8,7 @@ from hypothesis.extra.numpy import arrays
 
 from radar_rl.errors import ConfigError, InputError
 from radar_rl.policies import ObservationSpec
+from radar_rl.speculative.state import DraftState
 
 SPEC = ObservationSpec(max_depth=3, top_k=2)
 CONFIDENCES = arrays(np.float16, (4, 3, 2), elements=st.floats(-60, 0, width=16))
@@ -49,3 +50,57 @@ def test_json_round_trip_keeps_the_digest() -> None:
     assert ObservationSpec(max_depth=4, top_k=2).digest != SPEC.digest
     with pytest.raises(ConfigError, match="expected keys"):
         ObservationSpec.from_json({"max_depth": 3})
+
+
+def test_features_lie_in_the_order_asked_for() -> None:
+    spec = ObservationSpec(2, 3, ("mass", "ngram", "confidences", "target", "entropy"), floor=-5.0, feature_dim=2)
+    assert [(part.name, part.start, part.width, part.per_call) for part in spec.parts] == [
+        ("mass", 0, 2, True),
+        ("ngram", 4, 1, False),
+        ("confidences", 5, 3, True),
+        ("target", 11, 2, False),
+        ("entropy", 13, 1, True),
+    ]
+    assert spec.size == 15
+    features = {
+        "mass": np.array([[[0.5, 7.0], [0.25, 0.125]]], np.float16),
+        "ngram": np.array([4], np.uint8),
+        "target": np.array([[3.0, -400.0]], np.float16),
+        "entropy": np.array([[9.0, 1.0]], np.float16),
+    }
+    confidences = np.array([[[-1, -2, -9], [-3, -4, -5]]], np.float16)
+    drafted = [0.5, 1.0, 0.25, 0.125, 4, -1, -2, -5, -3, -4, -5, 3, -400, 5, 1]
+    np.testing.assert_array_equal(spec.build(confidences, np.array([2]), features)[0], drafted)
+    shallow = [0.5, 1.0, 0, 0, 4, -1, -2, -5, -5, -5, -5, 3, -400, 5, 0]
+    np.testing.assert_array_equal(spec.build(confidences, np.array([1]), features)[0], shallow)
+    assert (spec.spread("low") <= shallow).all()
+    assert (spec.spread("high") >= shallow).all()
+    state = DraftState(7, 1, 2, confidences[0], features={name: values[0] for name, values in features.items()})
+    np.testing.assert_array_equal(spec.observe([state, state])[1], shallow)
+
+
+def test_features_that_are_not_at_hand_are_named() -> None:
+    spec = ObservationSpec(3, 2, ("confidences", "entropy"))
+    confidences = np.zeros((1, 3, 2), np.float16)
+    with pytest.raises(InputError, match=r"feature 'entropy', which is not at hand \(there are: none\)"):
+        spec.build(confidences, np.array([1]))
+    with pytest.raises(InputError, match="entropy: expected 3 numbers a state"):
+        spec.build(confidences, np.array([1]), {"entropy": np.zeros((1, 4), np.float16)})
+    with pytest.raises(InputError, match="NaN"):
+        spec.build(confidences, np.array([2]), {"entropy": np.array([[0, np.nan, 0]], np.float16)})
+    spec.build(confidences, np.array([1]), {"entropy": np.array([[0, np.nan, 0]], np.float16)})
+    with pytest.raises(ConfigError, match="valid: confidences, depth, entropy, margin"):
+        ObservationSpec(features=("confidences", "entropie"))
+    with pytest.raises(ConfigError, match="each once"):
+        ObservationSpec(features=("depth", "depth"))
+    with pytest.raises(ConfigError, match="feature_dim"):
+        ObservationSpec(features=("hidden",))
+
+
+def test_projections_are_part_of_the_layout_only_where_they_count() -> None:
+    plain = ObservationSpec(3, 2, feature_seed=5)
+    assert set(plain.to_json()) == {"max_depth", "top_k", "features", "floor"}
+    assert plain.digest == SPEC.digest
+    projected = ObservationSpec(3, 2, ("hidden", "depth"), feature_dim=4, feature_seed=5)
+    assert ObservationSpec.from_json(projected.to_json()) == projected
+    assert projected.digest != ObservationSpec(3, 2, ("hidden", "depth"), feature_dim=4).digest

@@ -9,10 +9,11 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from synthetic_trace import MadeTrace
+from synthetic_trace import MadeTrace, make_trace, with_features, write_collection
 
 from radar_rl.errors import TraceError
 from radar_rl.rollouts import Trace, load_rollouts, load_trace, read_traces, trace_parts, trace_settings
+from radar_rl.speculative.features import FEATURES
 
 
 def test_what_was_written_is_read(collection: Path, trace: Trace) -> None:
@@ -81,6 +82,44 @@ def test_further_columns_are_passed_on_and_must_be_in_every_file(collection: Pat
     first = frame.select("entropy").head(3).collect()
     assert first["entropy"].to_list() == [0, 1, 2]
     np.testing.assert_array_equal(load_trace(collection).confidences, trace.confidences)
+
+
+def test_features_are_read_on_request(tmp_path: Path) -> None:
+    made = with_features(make_trace(prompts=10, new_tokens=20, seed=3))
+    folder = write_collection(tmp_path / "traces", made)
+    assert load_trace(folder).features == {}
+    names = list(FEATURES)
+    loaded = load_trace(folder, features=names)
+    parts = list(trace_parts(folder, features=names))
+    for name, values in made.features.items():
+        assert loaded.features[name].dtype == FEATURES[name].dtype
+        np.testing.assert_array_equal(loaded.features[name], values)
+        np.testing.assert_array_equal(np.concatenate([part.features[name] for part in parts]), values)
+    even = np.arange(10) % 2 == 0
+    kept = made.select(even)
+    some = load_trace(folder, features=["mass"], keep=lambda texts: np.isin(texts.prompt_id, kept.sequences.prompt_id))
+    assert list(some.features) == ["mass"]
+    np.testing.assert_array_equal(some.features["mass"], kept.features["mass"])
+    piece = slice(3, 9)
+    np.testing.assert_array_equal(loaded.rows_of(piece).features["hidden"], made.features["hidden"][piece])
+
+
+def test_features_that_cannot_be_read_are_named(collection: Path, tmp_path: Path) -> None:
+    with pytest.raises(TraceError, match=r"no column for the feature entropy \(collected: none\).*features=\[entr"):
+        load_trace(collection, features=["entropy"])
+    folder = write_collection(tmp_path / "more", with_features(make_trace(prompts=4, new_tokens=10)))
+    load_trace(folder, tree_size=20, features=["entropy"])
+    with pytest.raises(TraceError, match=r"mass is of the collected trees of 60 nodes, not of tree_size=20"):
+        load_trace(folder, tree_size=20, features=["entropy", "mass"])
+
+
+def test_nan_in_a_feature_is_named(tmp_path: Path) -> None:
+    made = with_features(make_trace(prompts=4, new_tokens=10))
+    made.features["margin"][5, 2] = np.nan
+    folder = write_collection(tmp_path / "traces", made)
+    load_trace(folder, features=["entropy"])
+    with pytest.raises(TraceError, match="margin: the feature holds NaN"):
+        load_trace(folder, features=["margin"])
 
 
 def test_unexpected_settings_are_named(collection: Path) -> None:

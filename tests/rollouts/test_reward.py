@@ -43,3 +43,10 @@ def test_unknown_names_list_the_valid_ones() -> None:
         Reward("speed")
     with pytest.raises(ConfigError, match="alpha"):
         Reward.from_mapping({"kind": "radar", "gamma": 1}, None)
+
+
+@pytest.mark.parametrize("name", ["rate", "cost", "alpha", "beta"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), "much", True])
+def test_parameters_are_finite_numbers(name: str, value: object) -> None:
+    with pytest.raises(ConfigError, match=f"{name} must be a finite number"):
+        Reward(**{name: value})  # type: ignore[arg-type]

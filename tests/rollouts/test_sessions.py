@@ -2,9 +2,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from synthetic_trace import with_features
 
 from radar_rl.errors import TraceError
 from radar_rl.rollouts import ReplayTexts, Trace, load_trace, sequence_seed
+from radar_rl.speculative.features import FEATURES
 
 
 def test_sequence_seeds_are_stable_and_differ() -> None:
@@ -57,3 +59,44 @@ def test_censoring_is_the_traced_one(trace: Trace) -> None:
         rows = np.flatnonzero(trace.sequence == index)
         session = texts.open(index)
         assert [session.censored(int(p)) for p in trace.position[rows]] == trace.censored[rows].tolist()
+
+
+def test_a_replayed_state_has_the_features_of_its_calls_only(trace: Trace) -> None:
+    trace = with_features(trace)
+    texts = ReplayTexts(trace, max_depth=4, features=list(FEATURES))
+    session = texts.open(1)
+    row = int(np.flatnonzero(trace.sequence == 1)[0])
+    states = [session.begin(), session.draft(), session.draft()]
+    for calls, state in enumerate(states, start=1):
+        assert list(state.features) == list(FEATURES)
+        for name, found in state.features.items():
+            shape = FEATURES[name].shape(max_depth=4, top_k=10, feature_dim=3)
+            assert found.shape == shape
+            stored = trace.features[name][row][tuple(slice(size) for size in shape)]
+            if FEATURES[name].per_call:
+                np.testing.assert_array_equal(found[:calls], stored[:calls])
+                assert not found[calls:].any()
+            else:
+                np.testing.assert_array_equal(found, stored)
+    assert ReplayTexts(trace).open(1).begin().features == {}
+
+
+def test_features_that_a_trace_was_not_read_with_are_named(trace: Trace) -> None:
+    with pytest.raises(TraceError, match=r"read without entropy,mass \(it was collected with: none\)"):
+        ReplayTexts(trace, features=["entropy", "mass"])
+
+
+def test_a_replay_shows_its_beams(trace: Trace) -> None:
+    session = ReplayTexts(trace).open(0)
+    session.begin()
+    session.draft()
+    view = session.view()
+    assert (view.draft_calls, view.accepted, view.parents, view.labels) == (2, None, None, None)
+    assert view.depths.tolist() == [0] + [1] * 10 + [2] * 10
+    np.testing.assert_array_equal(view.log_probs[1:], trace.confidences[0, :2].astype(np.float32).ravel())
+    outcome = session.verify()
+    view = session.view()
+    assert (view.draft_calls, view.accepted, view.emitted) == (2, outcome.accepted, outcome.emitted)
+    session.begin()
+    assert session.view().accepted is None
+    assert session.written() is None

@@ -10,13 +10,14 @@ import torch
 from tiny_pair import write_tiny_pair
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from radar_rl.errors import InputError
+from radar_rl.errors import ConfigError, InputError
 from radar_rl.policies import CONTINUE, STOP, StaticDepth
 from radar_rl.policies.protocol import MemorylessPolicy
 from radar_rl.policies.random import RandomStop
 from radar_rl.policies.threshold import ConfidenceThreshold
 from radar_rl.runtime import SpeculativeDecoder, autoregressive
-from radar_rl.speculative import DraftState, Pair, SpeculativeBatch, load_pair
+from radar_rl.speculative import DraftState, Pair, SpeculativeBatch, SpeculativeSession, load_pair
+from radar_rl.speculative.features import FEATURES
 from radar_rl.speculative.text import Options
 
 POLICIES = [StaticDepth(3), RandomStop(0.6, 1), ConfidenceThreshold(0.4)]
@@ -159,6 +160,81 @@ def test_a_decision_reads_once_and_so_does_a_verification(
         batch.draft([2])  # nobody looks
         batch.verify()
         assert (copies, reads.count) == (3, 0)
+
+
+def test_features_come_with_the_confidences_and_are_those_of_the_text_alone(
+    pocket: Pair, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, Any] = {"features": list(FEATURES), "feature_dim": 4, "feature_seed": 2, "max_new_tokens": 24}
+    batch = SpeculativeBatch(pocket, prompts[:3], **asked)
+    alone = [SpeculativeSession(pocket, ids, **asked) for ids in prompts[:3]]
+    for round_number in range(4):
+        states, apart = batch.begin(), [session.begin() for session in alone]
+        rows = [0, 1, 2]
+        while True:
+            for row, together in zip(rows, states, strict=True):
+                assert list(together.features) == list(FEATURES)
+                for name, values in together.features.items():
+                    expected = apart[row].features[name].astype(np.float32)
+                    np.testing.assert_allclose(values.astype(np.float32), expected, atol=4e-3, rtol=4e-3)
+            rows = rows[1:] if round_number % 2 else rows[:-1]
+            if not rows:
+                break
+            states = batch.draft(rows)
+            for row in rows:
+                apart[row] = alone[row].draft()
+        batch.verify()
+        for session in alone:
+            session.verify()
+
+    to_host, copies = torch.Tensor.cpu, 0
+
+    def counting(tensor: torch.Tensor) -> torch.Tensor:
+        nonlocal copies
+        copies += 1
+        return to_host(tensor)
+
+    monkeypatch.setattr(torch.Tensor, "cpu", counting)
+    with Reads() as reads:
+        for state in batch.begin():
+            _ = state.features, state.confidences
+        for state in batch.draft([1, 2]):
+            _ = state.confidences, state.features
+        assert (copies, reads.count) == (2, 0)
+
+
+def test_features_that_cannot_be_had_are_named(pocket: Pair, prompts: list[list[int]]) -> None:
+    with pytest.raises(ConfigError, match="did you mean 'entropy'"):
+        SpeculativeBatch(pocket, prompts[:1], features=["entropie"])
+    with pytest.raises(ConfigError, match="feature_dim"):
+        SpeculativeBatch(pocket, prompts[:1], features=["hidden"])
+    with pytest.raises(ConfigError, match="n-grams alone make none"):
+        SpeculativeBatch(pocket, prompts[:1], features=["entropy"], draft_source="ngram")
+    batch = SpeculativeBatch(pocket, prompts[:1], features=["ngram"], draft_source="ngram")
+    assert list(batch.begin()[0].features) == ["ngram"]
+    early = SpeculativeBatch(pocket, prompts[:1], features=["margin"])
+    state = early.begin()[0]
+    early.verify()
+    early.begin()
+    with pytest.raises(RuntimeError, match="after its round was over"):
+        _ = state.features
+
+
+def test_the_tree_as_it_stands_is_the_one_that_is_verified(pocket: Pair, prompts: list[list[int]]) -> None:
+    batch = SpeculativeBatch(pocket, prompts[:2], max_new_tokens=24, tree_size=20)
+    with pytest.raises(RuntimeError, match="needs a round"):
+        batch.tree()
+    batch.begin()
+    assert [len(batch.tree(row).tokens) for row in (0, 1)] == [11, 11]
+    batch.draft([1])
+    shown = [batch.tree(row) for row in (0, 1)]
+    for tree, done in zip(shown, batch.verify(), strict=True):
+        assert (tree.tokens, tree.parents, tree.log_probs) == (done.tree.tokens, done.tree.parents, done.tree.log_probs)
+        path = tree.path(done.emitted[: done.accepted])
+        assert path.sum() == done.accepted + 1
+        assert [tree.tokens[i] for i in np.flatnonzero(path)[1:]] == list(done.emitted[: done.accepted])
+        with pytest.raises(ValueError, match="no child of node 0"):
+            tree.path([-1])
 
 
 def test_a_policy_with_an_act_of_its_own_is_asked_for_each_text(pocket: Pair, prompts: list[list[int]]) -> None:
