@@ -11,6 +11,7 @@ from radar_rl.rollouts.live import LiveTexts
 from radar_rl.rollouts.reward import Reward
 from radar_rl.rollouts.sessions import TextSession
 from radar_rl.rollouts.tasks import Prompt, load_prompts
+from radar_rl.runtime.models import pair_from_config
 from radar_rl.speculative.hardware import HardwareProfile
 from radar_rl.speculative.pair import Pair, load_pair
 from radar_rl.speculative.state import DraftState
@@ -30,9 +31,23 @@ class DraftTreeEnv(DraftTreeBase):
     ``info["action_mask"]`` is [1, 0] then, else [1, 1].
 
     ## Observation space
-    ``Box`` float32, laid out by an ``ObservationSpec``. By default the cumulative draft log-probabilities of the
-    ``top_k`` best nodes of each level, sorted descending, levels not drafted yet filled with −20, followed by
-    calls made / ``max_depth``: ``max_depth × top_k + 1`` numbers.
+    ``Box`` float32: the features named by ``observation``, one after the other.
+
+    | feature | numbers | meaning | of calls not made |
+    |---|---|---|---|
+    | ``confidences`` | ``max_depth × top_k`` | cumulative draft log-probabilities of each level's beam | −20 |
+    | ``depth`` | 1 | calls made / ``max_depth`` | |
+    | ``entropy`` | ``max_depth`` | of the head's newest distribution, nats | 0 |
+    | ``margin`` | ``max_depth`` | log-probability of its best token − its second best | 0 |
+    | ``log_probs`` | ``max_depth × top_k`` | of each beam node given its parent | −20 |
+    | ``mass`` | ``max_depth × max_depth`` | expected accepted nodes at each depth of the tree after each call | 0 |
+    | ``ngram`` | 1 | tokens of the text's end that stand earlier in it too, at most 5 | |
+    | ``hidden`` | ``max_depth × feature_dim`` | the head's hidden state at the best node, projected | 0 |
+    | ``target`` | ``feature_dim`` | the target's features before the root, projected | |
+
+    The default is ``("confidences", "depth")``: ``max_depth × top_k + 1`` numbers. Logarithms are cut at −20 and their
+    differences at 20; an ``ObservationSpec`` sets another floor, and ``feature_dim`` and ``feature_seed``.
+    ``radar_rl.speculative.features.FEATURES`` defines the features and says what each costs.
 
     ## Rewards
     - ``throughput`` (default): emitted tokens − rate · seconds. Its sum over an episode is largest where the text
@@ -68,9 +83,11 @@ class DraftTreeEnv(DraftTreeBase):
     - v0: first version.
 
     Args:
-        pair: a loaded pair, or what ``load_pair`` takes as its target.
+        pair: a loaded pair, on a CPU or a GPU; or what ``load_pair`` takes as its target; or a mapping with target,
+            draft, dtype and device, as ``configs/model`` holds it.
         prompts: user messages, ``Prompt``s, or token ids; None takes the shipped prompts.
-        hardware: a profile, a NAME of ``configs/hardware``, or a FILE that ``radar-rl profile`` wrote.
+        hardware: a profile, a NAME of ``configs/hardware``, or a FILE that ``radar-rl profile`` wrote. None is
+            ``pocket_cpu``, for the embedded pair only.
         reward: one of the names above, a mapping with parameters, or a ``Reward``.
         episode: ``sequence`` or ``round``.
         observation: names of features, or a whole ``ObservationSpec`` (which projected features need).
@@ -87,10 +104,10 @@ class DraftTreeEnv(DraftTreeBase):
 
     def __init__(
         self,
-        pair: Pair | str | Path = "pocket",
+        pair: Pair | str | Path | Mapping[str, Any] = "pocket",
         prompts: Sequence[str | Prompt | Sequence[int]] | None = None,
         *,
-        hardware: HardwareProfile | str | Path = "pocket_cpu",
+        hardware: HardwareProfile | str | Path | None = None,
         reward: Reward | str | Mapping[str, Any] = "throughput",
         episode: str = "sequence",
         observation: Observed = DEFAULT_FEATURES,
@@ -106,7 +123,7 @@ class DraftTreeEnv(DraftTreeBase):
     ) -> None:
         spec = layout(observation, max_depth=max_depth, top_k=top_k)
         texts = LiveTexts(
-            pair if isinstance(pair, Pair) else load_pair(pair),
+            _loaded(pair),
             load_prompts() if prompts is None else [_prompt(i, prompt) for i, prompt in enumerate(prompts, start=1)],
             max_new_tokens=max_new_tokens,
             max_depth=max_depth,
@@ -187,6 +204,12 @@ def _measured(session: TextSession) -> float:
     """Seconds of the newest draft call or verification."""
     assert session.seconds is not None, "live sessions measure"
     return session.seconds
+
+
+def _loaded(pair: Pair | str | Path | Mapping[str, Any]) -> Pair:
+    if isinstance(pair, Mapping):
+        return pair_from_config({"draft": "pocket", "dtype": "float32", "device": "cpu"} | dict(pair))
+    return pair if isinstance(pair, Pair) else load_pair(pair)
 
 
 def _prompt(number: int, prompt: str | Prompt | Sequence[int]) -> Prompt:

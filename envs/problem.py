@@ -1,5 +1,6 @@
 """The decision problem that all environments pose: what is seen, what is earned, when an episode ends."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from radar_rl.configs import choices
 from radar_rl.errors import ConfigError
 from radar_rl.policies.observation import ObservationSpec
 from radar_rl.rollouts.payments import Payments
@@ -47,7 +49,7 @@ class Problem:
         texts: Texts,
         spec: ObservationSpec,
         *,
-        hardware: HardwareProfile | str | Path,
+        hardware: HardwareProfile | str | Path | None,
         reward: Reward | str | Mapping[str, Any],
         episode: str,
     ) -> "Problem":
@@ -57,17 +59,24 @@ class Problem:
             texts: where the rounds come from.
             spec: layout of the observation, of the texts' ``max_depth`` and ``top_k``.
             hardware: seconds of the parts of a round, or a NAME of ``configs/hardware``, or a FILE that
-                ``radar-rl profile`` wrote.
+                ``radar-rl profile`` wrote; None is ``pocket_cpu``, for the embedded pair's texts only.
             reward: ``throughput``, ``linear`` or ``radar`` with default parameters, a mapping as ``configs/reward``
                 holds it, or a ``Reward``. The default rate of ``throughput`` is 1 / ``autoregressive_seconds``.
             episode: ``sequence`` or ``round``.
 
         Raises:
-            ConfigError: an unknown reward, episode or hardware.
+            ConfigError: an unknown reward, episode or hardware, or none for another pair than the embedded one.
         """
         if episode not in EPISODES:
             raise ConfigError(f"unknown episode {episode!r}; valid: {', '.join(EPISODES)}")
         shape: dict[str, Any] = {"max_depth": texts.max_depth, "top_k": texts.top_k, "tree_size": texts.tree_size}
+        if hardware is None:
+            if not re.fullmatch(r"pocket@\w+", texts.target):
+                raise ConfigError(
+                    f"hardware: the default is of the embedded pair, these texts are of {texts.target}; give a file "
+                    f"that radar-rl profile wrote, or one of {', '.join(choices('hardware'))}"
+                )
+            hardware = "pocket_cpu"
         if not isinstance(hardware, HardwareProfile):
             hardware = resolve_hardware(str(hardware), Path(), {}, **shape)
         if not isinstance(reward, Reward):

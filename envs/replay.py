@@ -30,9 +30,9 @@ class DraftTreeReplayEnv(DraftTreeBase):
     ``info["action_mask"]`` is [1, 0] then, else [1, 1].
 
     ## Observation space
-    ``Box`` float32, laid out by an ``ObservationSpec``. By default the cumulative draft log-probabilities of the
-    ``top_k`` best nodes of each level, sorted descending, levels not drafted yet filled with −20, followed by
-    calls made / ``max_depth``: ``max_depth × top_k + 1`` numbers.
+    ``Box`` float32: the features named by ``observation``, as ``Radar/DraftTree-v0`` lists them, ``("confidences",
+    "depth")`` by default. Further ones must have been collected with the trace (``radar-rl collect features=[…]``);
+    projections are the collected ones.
 
     ## Rewards
     ``throughput`` (default), ``linear`` or ``radar``, as ``Radar/DraftTree-v0`` defines them; seconds come from a
@@ -53,6 +53,7 @@ class DraftTreeReplayEnv(DraftTreeBase):
     ```python
     import gymnasium
     env = gymnasium.make("radar_rl.envs:Radar/DraftTreeReplay-v0", traces="FOLDER", reward="radar")
+    envs = gymnasium.make_vec("radar_rl.envs:Radar/DraftTreeReplay-v0", num_envs=4096, traces="FOLDER")
     ```
 
     ## Version history
@@ -60,7 +61,8 @@ class DraftTreeReplayEnv(DraftTreeBase):
 
     Args:
         traces: a trace, or the folder that ``radar-rl collect`` wrote; None takes the shipped sample.
-        hardware: a profile, a NAME of ``configs/hardware``, or a FILE that ``radar-rl profile`` wrote.
+        hardware: a profile, a NAME of ``configs/hardware``, or a FILE that ``radar-rl profile`` wrote. None is
+            ``pocket_cpu``, for traces of the embedded pair only.
         reward: one of the names above, a mapping with parameters, or a ``Reward``.
         episode: ``sequence`` or ``round``.
         observation: names of features, or a whole ``ObservationSpec``.
@@ -76,7 +78,7 @@ class DraftTreeReplayEnv(DraftTreeBase):
         self,
         traces: Trace | str | Path | None = None,
         *,
-        hardware: HardwareProfile | str | Path = "pocket_cpu",
+        hardware: HardwareProfile | str | Path | None = None,
         reward: Reward | str | Mapping[str, Any] = "throughput",
         episode: str = "sequence",
         observation: Observed = DEFAULT_FEATURES,

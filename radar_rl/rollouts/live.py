@@ -213,7 +213,7 @@ class LiveTexts:
         if not prompts:
             raise InputError("no prompts to decode")
         defaults: DraftOptions = {"max_depth": 8, "top_k": 10, "tree_size": 60, "max_new_tokens": 96, "seed": 0}
-        self.pair, self.options = pair, defaults | options
+        self.pair, self.options, self.target = pair, defaults | options, pair.label
         self.max_depth, self.top_k = self.options["max_depth"], self.options["top_k"]
         self.tree_size = self.options["tree_size"]
         encoded = [tuple(prompt.encode(pair)) for prompt in prompts]

@@ -93,8 +93,14 @@ class TextName(NamedTuple):
 
 
 class Texts(Protocol):
-    """Texts that can be decoded, each any number of times."""
+    """Texts that can be decoded, each any number of times.
 
+    Attributes:
+        target: whose texts they are, ``NAME@HASH``; behind it the shape that it was inflated to, if it was.
+        max_depth, top_k, tree_size: draft calls, beam width, nodes verified (root included).
+    """
+
+    target: str
     max_depth: int
     top_k: int
     tree_size: int
@@ -242,7 +248,7 @@ class ReplayTexts:
     ) -> None:
         collected = trace.settings
         self.max_depth = collected.max_depth if max_depth is None else max_depth
-        self.tree_size = collected.tree_size
+        self.tree_size, self.target = collected.tree_size, collected.target
         self.top_k = collected.top_k
         if not 1 <= self.max_depth <= collected.max_depth:
             raise TraceError(f"max_depth: expected 1 … {collected.max_depth} (as collected), got {self.max_depth}")

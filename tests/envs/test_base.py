@@ -146,6 +146,8 @@ def test_wrong_arguments_are_named(trace: Trace) -> None:
         DraftTreeReplayEnv(trace, hardware=HARDWARE, observation=ObservationSpec(max_depth=4))
     with pytest.raises(TraceError, match="top_k"):
         DraftTreeReplayEnv(trace, hardware=HARDWARE, top_k=8)
+    with pytest.raises(ConfigError, match=r"these texts are of target@0; give a file .* gpu_fast, pocket_cpu"):
+        DraftTreeReplayEnv(trace)
     with pytest.raises(ConfigError, match="pocket_cpu"):
         DraftTreeReplayEnv(trace, hardware="abacus")
 

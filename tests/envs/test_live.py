@@ -210,6 +210,14 @@ def test_prompts_may_be_text_or_token_ids(pair: Pair) -> None:
     assert first[0].shape == (13,)
 
 
+def test_a_pair_may_be_a_model_mapping(pair: Pair) -> None:
+    model = {"target": "pocket", "device": "cpu", "dtype": "bfloat16"}
+    env = DraftTreeEnv(model, ["Name a colour."], max_new_tokens=8)
+    assert env.reset(seed=0)[1]["position"] == len(pair.encode_prompt("Name a colour."))
+    with pytest.raises(ConfigError, match="dtype"):
+        DraftTreeEnv(model | {"dtype": "int4"})
+
+
 def test_bad_prompts_are_named(pair: Pair) -> None:
     for prompts, message in (
         ([], "no prompts"),
