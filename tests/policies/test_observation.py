@@ -75,6 +75,9 @@ def test_features_lie_in_the_order_asked_for() -> None:
     np.testing.assert_array_equal(spec.build(confidences, np.array([1]), features)[0], shallow)
     assert (spec.spread("low") <= shallow).all()
     assert (spec.spread("high") >= shallow).all()
+    apart = ObservationSpec(2, 3, ("log_probs",), floor=-5.0)
+    log_probs = {"log_probs": np.array([[[-1, -2, -9], [-3, -4, -4]]], np.float16)}
+    np.testing.assert_array_equal(apart.build(confidences, np.array([1]), log_probs)[0], [-1, -2, -5, -5, -5, -5])
     state = DraftState(7, 1, 2, confidences[0], features={name: values[0] for name, values in features.items()})
     np.testing.assert_array_equal(spec.observe([state, state])[1], shallow)
 

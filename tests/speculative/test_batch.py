@@ -212,6 +212,10 @@ def test_features_that_cannot_be_had_are_named(pocket: Pair, prompts: list[list[
         SpeculativeBatch(pocket, prompts[:1], features=["entropy"], draft_source="ngram")
     batch = SpeculativeBatch(pocket, prompts[:1], features=["ngram"], draft_source="ngram")
     assert list(batch.begin()[0].features) == ["ngram"]
+    asked = SpeculativeBatch(pocket, prompts[:1], features=["entropy"])
+    first = asked.begin()[0]
+    second = asked.draft()[0]
+    assert (np.flatnonzero(first.features["entropy"]), np.flatnonzero(second.features["entropy"])[-1]) == ([0], 1)
     early = SpeculativeBatch(pocket, prompts[:1], features=["margin"])
     state = early.begin()[0]
     early.verify()
