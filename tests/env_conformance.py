@@ -180,11 +180,19 @@ def _pictures(make: Callable[[], gymnasium.Env[Any, Any]]) -> None:
             _base(env).render()
         env.reset(seed=0)
         shown: list[Any] = [env.render()]
-        while True:
-            _, _, terminated, _, info = env.step(1)
-            shown.append(env.render())
-            if terminated or info["draft_calls"]:
+        earned, terminated, calls = 0.0, False, 1
+        actions = (*[1] * _base(env).max_depth, 0, 1, 1) if mode == "ansi" else (1, 0, 1)
+        for action in actions:
+            if terminated:
                 break
+            _, reward, terminated, _, info = env.step(action)
+            shown.append(env.render())
+            earned += reward
+            calls = 1 if info["draft_calls"] else calls + 1
+            if mode == "ansi":
+                assert f"= {earned:+.2f} " in shown[-1]
+                assert (f"draft call {calls} of" in shown[-1]) == (not info["draft_calls"])
+                assert (f"accepted {info['accepted']}, emitted" in shown[-1]) == bool(info["draft_calls"])
         if mode == "ansi":
             assert all(isinstance(text, str) and len(text.splitlines()) > 2 for text in shown)
             assert len(set(shown)) == len(shown)

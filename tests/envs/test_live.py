@@ -171,7 +171,11 @@ def test_pictures_of_live_trees_show_tokens(pair: Pair, prompts: list[Prompt]) -
     rng, info = np.random.default_rng(0), {"accepted": 0}
     while not info["accepted"]:
         info = env.step(int(rng.random() < 0.7))[4]
+    session = env.session
+    assert session is not None
+    said = session.session.token_ids[: -info["emitted"]]  # type: ignore[attr-defined]
     shown = env.render()
+    assert shown.splitlines()[1].endswith(pair.tokenizer.decode(said)[-20:].replace("\n", "⏎"))
     assert f"accepted {info['accepted']}, emitted {info['emitted']}" in shown
     assert shown.count("●") == info["accepted"] + 1
 
