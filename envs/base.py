@@ -45,7 +45,7 @@ class DraftTreeBase(gymnasium.Env[Observation, np.int64]):
         texts: Texts,
         spec: ObservationSpec,
         *,
-        hardware: HardwareProfile | str | Path,
+        hardware: HardwareProfile | str | Path | Mapping[str, Any],
         reward: Reward | str | Mapping[str, Any],
         episode: str,
         render_mode: str | None,

@@ -47,7 +47,7 @@ class Problem:
         texts: Texts,
         spec: ObservationSpec,
         *,
-        hardware: HardwareProfile | str | Path,
+        hardware: HardwareProfile | str | Path | Mapping[str, Any],
         reward: Reward | str | Mapping[str, Any],
         episode: str,
     ) -> "Problem":
@@ -57,17 +57,20 @@ class Problem:
             texts: where the rounds come from.
             spec: layout of the observation, of the texts' ``max_depth`` and ``top_k``.
             hardware: seconds of the parts of a round, or a NAME of ``configs/hardware``, or a FILE that
-                ``radar-rl profile`` wrote.
+                ``radar-rl profile`` wrote, or its contents as a mapping.
             reward: ``throughput``, ``linear`` or ``radar`` with default parameters, a mapping as ``configs/reward``
                 holds it, or a ``Reward``. The default rate of ``throughput`` is 1 / ``autoregressive_seconds``.
             episode: ``sequence`` or ``round``.
 
         Raises:
             ConfigError: an unknown reward, episode or hardware.
+            InputError: a mapping or FILE that is no profile.
         """
         if episode not in EPISODES:
             raise ConfigError(f"unknown episode {episode!r}; valid: {', '.join(EPISODES)}")
         shape: dict[str, Any] = {"max_depth": texts.max_depth, "top_k": texts.top_k, "tree_size": texts.tree_size}
+        if isinstance(hardware, Mapping):
+            hardware = HardwareProfile.from_mapping(dict(hardware), "hardware")
         if not isinstance(hardware, HardwareProfile):
             hardware = resolve_hardware(str(hardware), Path(), {}, **shape)
         if not isinstance(reward, Reward):
@@ -79,12 +82,17 @@ class Problem:
     @property
     def observation_space(self) -> spaces.Box:
         """The box that observations lie in."""
-        return spaces.Box(self.spec.spread("low"), self.spec.spread("high"), dtype=np.float32)
+        return observation_box(self.spec)
 
     @property
     def action_space(self) -> spaces.Discrete:
         """Stop and continue."""
         return spaces.Discrete(2)
+
+
+def observation_box(spec: ObservationSpec) -> spaces.Box:
+    """The box that observations of a layout lie in."""
+    return spaces.Box(spec.spread("low"), spec.spread("high"), dtype=np.float32)
 
 
 def layout(

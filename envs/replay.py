@@ -60,7 +60,8 @@ class DraftTreeReplayEnv(DraftTreeBase):
 
     Args:
         traces: a trace, or the folder that ``radar-rl collect`` wrote; None takes the shipped sample.
-        hardware: a profile, a NAME of ``configs/hardware``, or a FILE that ``radar-rl profile`` wrote.
+        hardware: a profile, a NAME of ``configs/hardware``, or a FILE that ``radar-rl profile`` wrote, or its contents
+            as a mapping.
         reward: one of the names above, a mapping with parameters, or a ``Reward``.
         episode: ``sequence`` or ``round``.
         observation: names of features, or a whole ``ObservationSpec``.
@@ -76,7 +77,7 @@ class DraftTreeReplayEnv(DraftTreeBase):
         self,
         traces: Trace | str | Path | None = None,
         *,
-        hardware: HardwareProfile | str | Path = "pocket_cpu",
+        hardware: HardwareProfile | str | Path | Mapping[str, Any] = "pocket_cpu",
         reward: Reward | str | Mapping[str, Any] = "throughput",
         episode: str = "sequence",
         observation: Observed = DEFAULT_FEATURES,
