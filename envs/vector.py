@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from radar_rl.envs.base import wanted_text
 from radar_rl.envs.problem import Observed, Problem
 from radar_rl.envs.replay import replayed
-from radar_rl.errors import ConfigError, InputError
+from radar_rl.errors import ConfigError, InputError, check_whole
 from radar_rl.policies.observation import DEFAULT_FEATURES
 from radar_rl.policies.protocol import CONTINUE, STOP
 from radar_rl.rollouts.reward import Reward
@@ -74,8 +74,10 @@ class DraftTreeReplayVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64],
         render_mode: str | None = None,
         copy: bool = True,
     ) -> None:
-        if isinstance(num_envs, bool) or not isinstance(num_envs, Integral) or num_envs < 1:
-            raise ConfigError(f"num_envs: expected a whole number ≥ 1, got {num_envs!r}")
+        try:
+            check_whole("num_envs", num_envs, 1)
+        except InputError as error:
+            raise ConfigError(str(error)) from error
         if render_mode is not None:
             raise ConfigError(
                 f"render_mode: expected None, got {render_mode!r}; for pictures use gymnasium.make, or "
@@ -113,7 +115,7 @@ class DraftTreeReplayVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64],
         self._over = np.zeros(self.num_envs, dtype=np.bool_)  # the episode ended, and none has begun since
         self._ready = False
 
-    @property
+    @property  # type: ignore[misc]
     def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
         """The generator of each sub-environment, as of ``SyncVectorEnv``."""
         return tuple(self._generator(i) for i in range(self.num_envs))
@@ -263,7 +265,7 @@ class DraftTreeReplayVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64],
     def _seed_each(self, seed: Seeds) -> list[int | None]:
         if seed is None:
             return [None] * self.num_envs
-        if isinstance(seed, Integral):
+        if isinstance(seed, int | np.integer):
             return [int(seed) + i for i in range(self.num_envs)]
         seeds = [int(number) if isinstance(number, Integral) else number for number in seed]
         if len(seeds) != self.num_envs:
