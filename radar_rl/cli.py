@@ -36,6 +36,7 @@ VERBS = {
     "bench-collect": "radar_rl.benchmarks.collect:bench_collect",
     "bench-features": "radar_rl.benchmarks.features:bench_features",
     "bench-scale": "radar_rl.benchmarks.scale:bench_scale",
+    "bench-env": "radar_rl.benchmarks.env:bench_env",
 }
 
 FLAGS = ("--prompt", "--compare", "--explain", "--debug", "--help", "--version")
