@@ -5,8 +5,6 @@ Learning-to-Draft learns this decision so, with PPO, on a target that decodes. O
 
 import json
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -23,6 +21,7 @@ from radar_rl.envs.stable_baselines import DraftTreeVecEnv, stable_baselines3
 from radar_rl.errors import InputError, check_whole
 from radar_rl.evaluation.compare import ALL_TASKS, Contender, comparison
 from radar_rl.evaluation.report import print_comparison
+from radar_rl.offline.fit import one_thread
 from radar_rl.offline.tuning import TunedRules, tune_rules
 from radar_rl.offline.walk import Outcomes, walk_oracle, walk_policy
 from radar_rl.policies import LearnedPolicy, RandomStop
@@ -195,7 +194,7 @@ def bench_ppo(
     rules = tune_rules(to_learn)
     learner = Learner(to_learn, rules.static_walk.tokens_per_second, num_envs=num_envs, seed=seed)
     curve = Curve(learner, outcomes, seconds, points)
-    with _one_thread():
+    with one_thread():
         learner.model.learn(2**62, callback=curve)
     curve.measure()
     rows = _compared(outcomes, rules, learner.greedy(), curve.trained, seed)
@@ -211,17 +210,6 @@ def bench_ppo(
         Path(out).write_text(json.dumps(figures, indent=2) + "\n")
         print(f"bench ppo: written to {out}")
     return rows
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Networks this small take longer on several threads, and many times longer where other work wants the cores."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _compared(outcomes: Outcomes, rules: TunedRules, learned: LearnedPolicy, seconds: float, seed: int) -> pl.DataFrame:
