@@ -1,6 +1,6 @@
 """``radar-rl bench ppo``: stable-baselines3's PPO learns online on replayed texts, then meets rules on held-out ones.
 
-Learning-to-Draft learns this decision so, with PPO, on a target that decodes. On a replay the same costs seconds.
+Learning-to-Draft trains its depth policy with PPO on a target that decodes. On a replay the same takes seconds.
 """
 
 import json

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -150,6 +151,17 @@ def test_d3rlpy_can_be_fed_from_it(dataset: Any) -> None:
     assert np.array_equal(np.concatenate([e.observations for e in fed.episodes]), rows["observation"].to_numpy())
     assert np.array_equal(np.concatenate([e.actions for e in fed.episodes])[:, 0], rows["action"].to_numpy())
 
+    # What get_minari makes of T + 1 observations: why the README says not to use it.
+    joined = MDPDataset(
+        observations=np.concatenate([episode.observations for episode in episodes]),
+        actions=np.concatenate([episode.actions for episode in episodes]),
+        rewards=np.concatenate([episode.rewards for episode in episodes]),
+        terminals=np.concatenate([episode.terminations for episode in episodes]),
+        action_size=2,
+    )
+    right = [np.array_equal(a.observations, b.observations) for a, b in zip(joined.episodes, fed.episodes, strict=True)]
+    assert right == [True] + [False] * (len(episodes) - 1)
+
 
 def test_without_the_trace_there_is_no_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(STORAGE, str(tmp_path))
@@ -221,3 +233,12 @@ def test_the_command_exports(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert cli.main(["minari", f"rollouts={SAMPLE / 'rollouts'}", "id=radar/small/sample-v1", f"out={tmp_path}"]) == 0
     assert "71 episodes" in capsys.readouterr().out
     assert (tmp_path / "radar" / "small" / "sample-v1" / "data" / "main_data.hdf5").is_file()
+
+
+def test_without_minari_the_extra_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "minari", None)
+    monkeypatch.delitem(sys.modules, "radar_rl.envs.to_minari")
+    assert cli.main(["minari", "rollouts=x", "id=x-v0", f"out={tmp_path}"]) == 2
+    assert "pip install 'radar-rl[rl]'" in capsys.readouterr().err
