@@ -159,8 +159,8 @@ class DraftTreeVecEnv(VecEnv):
 
 
 def _told(infos: dict[str, Any], i: int) -> dict[str, Any]:
-    """What a vector environment's infos tell of one row."""
-    return {key: values[i] for key, values in infos.items() if f"_{key}" in infos and infos[f"_{key}"][i]}
+    """What a vector environment's infos tell of a row that has just begun or ended, of which nothing is left open."""
+    return {key: values[i] for key, values in infos.items() if not key.startswith("_")}
 
 
 def _joined(options: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
