@@ -2,21 +2,18 @@
 
 from collections.abc import Mapping
 from numbers import Integral
-from pathlib import Path
 from typing import Any
 
 import gymnasium
 import numpy as np
 
 from radar_rl.envs.picture import Scene, as_image, as_text
-from radar_rl.envs.problem import Observation, Problem
+from radar_rl.envs.problem import Earned, Hardware, Observation, Problem
 from radar_rl.errors import ConfigError, InputError
 from radar_rl.policies.observation import ObservationSpec
 from radar_rl.policies.protocol import CONTINUE
-from radar_rl.rollouts.reward import Reward
 from radar_rl.rollouts.sessions import Texts, TextSession
 from radar_rl.rollouts.view import TreeView
-from radar_rl.speculative.hardware import HardwareProfile
 from radar_rl.speculative.state import DraftState
 
 
@@ -45,8 +42,8 @@ class DraftTreeBase(gymnasium.Env[Observation, np.int64]):
         texts: Texts,
         spec: ObservationSpec,
         *,
-        hardware: HardwareProfile | str | Path | None,
-        reward: Reward | str | Mapping[str, Any],
+        hardware: Hardware,
+        reward: Earned,
         episode: str,
         render_mode: str | None,
     ) -> None:

@@ -5,14 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from radar_rl.envs.base import DraftTreeBase
-from radar_rl.envs.problem import Observed, layout
+from radar_rl.envs.problem import Earned, Hardware, Observed, layout
 from radar_rl.policies.observation import DEFAULT_FEATURES
 from radar_rl.rollouts.live import LiveTexts
-from radar_rl.rollouts.reward import Reward
 from radar_rl.rollouts.sessions import TextSession
 from radar_rl.rollouts.tasks import Prompt, load_prompts
 from radar_rl.runtime.models import pair_from_config
-from radar_rl.speculative.hardware import HardwareProfile
 from radar_rl.speculative.pair import Pair, load_pair
 from radar_rl.speculative.state import DraftState
 
@@ -86,8 +84,8 @@ class DraftTreeEnv(DraftTreeBase):
         pair: a loaded pair, on a CPU or a GPU; or what ``load_pair`` takes as its target; or a mapping with target,
             draft, dtype and device, as ``configs/model`` holds it.
         prompts: user messages, ``Prompt``s, or token ids; None takes the shipped prompts.
-        hardware: a profile, a NAME of ``configs/hardware``, or a FILE that ``radar-rl profile`` wrote. None is
-            ``pocket_cpu``, for the embedded pair only.
+        hardware: a profile, a NAME of ``configs/hardware``, or a FILE that ``radar-rl profile`` wrote, or its
+            contents. None is ``pocket_cpu``, for the embedded pair only.
         reward: one of the names above, a mapping with parameters, or a ``Reward``.
         episode: ``sequence`` or ``round``.
         observation: names of features, or a whole ``ObservationSpec`` (which projected features need).
@@ -107,8 +105,8 @@ class DraftTreeEnv(DraftTreeBase):
         pair: Pair | str | Path | Mapping[str, Any] = "pocket",
         prompts: Sequence[str | Prompt | Sequence[int]] | None = None,
         *,
-        hardware: HardwareProfile | str | Path | None = None,
-        reward: Reward | str | Mapping[str, Any] = "throughput",
+        hardware: Hardware = None,
+        reward: Earned = "throughput",
         episode: str = "sequence",
         observation: Observed = DEFAULT_FEATURES,
         max_new_tokens: int = 96,

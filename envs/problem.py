@@ -23,6 +23,8 @@ EPISODES = ("sequence", "round")
 
 Observation = NDArray[np.float32]
 Observed = ObservationSpec | Sequence[str]  # a layout, or the names of its features
+Hardware = HardwareProfile | str | Path | Mapping[str, Any] | None  # see Problem.of
+Earned = Reward | str | Mapping[str, Any]  # likewise
 
 
 @dataclass(frozen=True)
@@ -49,8 +51,8 @@ class Problem:
         texts: Texts,
         spec: ObservationSpec,
         *,
-        hardware: HardwareProfile | str | Path | None,
-        reward: Reward | str | Mapping[str, Any],
+        hardware: Hardware,
+        reward: Earned,
         episode: str,
     ) -> "Problem":
         """The problem over some texts.
@@ -59,13 +61,14 @@ class Problem:
             texts: where the rounds come from.
             spec: layout of the observation, of the texts' ``max_depth`` and ``top_k``.
             hardware: seconds of the parts of a round, or a NAME of ``configs/hardware``, or a FILE that
-                ``radar-rl profile`` wrote; None is ``pocket_cpu``, for the embedded pair's texts only.
+                ``radar-rl profile`` wrote, or its contents; None is ``pocket_cpu``, for the embedded pair's texts only.
             reward: ``throughput``, ``linear`` or ``radar`` with default parameters, a mapping as ``configs/reward``
                 holds it, or a ``Reward``. The default rate of ``throughput`` is 1 / ``autoregressive_seconds``.
             episode: ``sequence`` or ``round``.
 
         Raises:
             ConfigError: an unknown reward, episode or hardware, or none for another pair than the embedded one.
+            InputError: a file or contents that are no profile.
         """
         if episode not in EPISODES:
             raise ConfigError(f"unknown episode {episode!r}; valid: {', '.join(EPISODES)}")
@@ -77,6 +80,8 @@ class Problem:
                     f"that radar-rl profile wrote, or one of {', '.join(choices('hardware'))}"
                 )
             hardware = "pocket_cpu"
+        if isinstance(hardware, Mapping):
+            hardware = HardwareProfile.from_mapping(dict(hardware), "hardware")
         if not isinstance(hardware, HardwareProfile):
             hardware = resolve_hardware(str(hardware), Path(), {}, **shape)
         if not isinstance(reward, Reward):
@@ -88,12 +93,17 @@ class Problem:
     @property
     def observation_space(self) -> spaces.Box:
         """The box that observations lie in."""
-        return spaces.Box(self.spec.spread("low"), self.spec.spread("high"), dtype=np.float32)
+        return observation_box(self.spec)
 
     @property
     def action_space(self) -> spaces.Discrete:
         """Stop and continue."""
         return spaces.Discrete(2)
+
+
+def observation_box(spec: ObservationSpec) -> spaces.Box:
+    """The box that observations of a layout lie in."""
+    return spaces.Box(spec.spread("low"), spec.spread("high"), dtype=np.float32)
 
 
 def layout(

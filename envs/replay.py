@@ -1,20 +1,16 @@
 """The replay environment: the rounds of a collected trace, exactly as the live environment would run them."""
 
-from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 from radar_rl.envs.base import DraftTreeBase
-from radar_rl.envs.problem import Observed, layout
+from radar_rl.envs.problem import Earned, Hardware, Observed, layout
 from radar_rl.errors import TraceError
 from radar_rl.policies.observation import DEFAULT_FEATURES, ObservationSpec
 from radar_rl.rollouts.reading import load_trace
-from radar_rl.rollouts.reward import Reward
 from radar_rl.rollouts.sessions import ReplayTexts
 from radar_rl.rollouts.trace import Trace
 from radar_rl.speculative.features import FEATURES
-from radar_rl.speculative.hardware import HardwareProfile
 
 
 class DraftTreeReplayEnv(DraftTreeBase):
@@ -61,8 +57,8 @@ class DraftTreeReplayEnv(DraftTreeBase):
 
     Args:
         traces: a trace, or the folder that ``radar-rl collect`` wrote; None takes the shipped sample.
-        hardware: a profile, a NAME of ``configs/hardware``, or a FILE that ``radar-rl profile`` wrote. None is
-            ``pocket_cpu``, for traces of the embedded pair only.
+        hardware: a profile, a NAME of ``configs/hardware``, or a FILE that ``radar-rl profile`` wrote, or its
+            contents. None is ``pocket_cpu``, for traces of the embedded pair only.
         reward: one of the names above, a mapping with parameters, or a ``Reward``.
         episode: ``sequence`` or ``round``.
         observation: names of features, or a whole ``ObservationSpec``.
@@ -78,8 +74,8 @@ class DraftTreeReplayEnv(DraftTreeBase):
         self,
         traces: Trace | str | Path | None = None,
         *,
-        hardware: HardwareProfile | str | Path | None = None,
-        reward: Reward | str | Mapping[str, Any] = "throughput",
+        hardware: Hardware = None,
+        reward: Earned = "throughput",
         episode: str = "sequence",
         observation: Observed = DEFAULT_FEATURES,
         max_depth: int | None = None,

@@ -25,6 +25,7 @@ VERBS = {
     "collect": "radar_rl.rollouts.collect:collect",
     "describe": "radar_rl.rollouts.describe:describe",
     "rollout": "radar_rl.rollouts.rollout:rollout",
+    "minari": "radar_rl.envs.to_minari:export_minari",
     "train": "radar_rl.offline.train:train",
     "evaluate": "radar_rl.evaluation.evaluate:evaluate",
     "export": "radar_rl.runtime.export:export",
@@ -36,6 +37,8 @@ VERBS = {
     "bench-collect": "radar_rl.benchmarks.collect:bench_collect",
     "bench-features": "radar_rl.benchmarks.features:bench_features",
     "bench-scale": "radar_rl.benchmarks.scale:bench_scale",
+    "bench-env": "radar_rl.benchmarks.env:bench_env",
+    "bench-ppo": "radar_rl.benchmarks.ppo:bench_ppo",
 }
 
 FLAGS = ("--prompt", "--compare", "--explain", "--debug", "--help", "--version")
@@ -46,6 +49,7 @@ EXTRAS = {
     **dict.fromkeys(("d3rlpy", "gymnasium", "matplotlib", "polars", "pyarrow", "scipy"), "train"),
     **dict.fromkeys(("filelock", "psutil", "structlog", "tokenizers", "wandb"), "train"),
     "ray": "scale",
+    **dict.fromkeys(("minari", "moviepy", "stable_baselines3"), "rl"),
 }
 
 

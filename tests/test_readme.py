@@ -25,7 +25,9 @@ SMALL = {
     "bench hybrid": ["max_new_tokens=12", "max_depth=2"],
     "bench collect": ["limit=1", "slow_limit=1", "max_new_tokens=8", "max_depth=3"],
     "bench features": ["max_new_tokens=12", "max_depth=2"],
+    "bench ppo": ["seconds=0.5", "num_envs=16", "points=1"],
     "bench scale": ["rows=3000", "part_size=10", "updates=2"],
+    "bench env": ["num_envs=[1,4]", "seconds=0.05", "repeats=1"],
 }
 
 

@@ -83,7 +83,7 @@ def fit_policy(
         logger_adapter=d3rlpy.logging.NoopAdapterFactory(),
         show_progress=False,
     )
-    with _one_thread():
+    with one_thread():
         for epoch, metrics in track(epochs, total=EPOCHS, label=f"training {settings['name']}"):
             row: CurveRow = {"epoch": epoch, "step": epoch * per_epoch, "rate": rate}
             row |= {name: value for name, value in metrics.items() if not name.startswith("time_")}
@@ -101,7 +101,7 @@ def fit_policy(
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """One torch thread meanwhile: the networks are too small to share, and threads would only wait for each other."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -18,6 +18,8 @@ from radar_rl.speculative.state import DraftState
 DEFAULT_FEATURES = ("confidences", "depth")
 OBSERVABLE = (*DEFAULT_FEATURES, *FEATURES)
 
+NAN_SEEN = "confidences or features hold NaN in a drafted level; the trace or a model is damaged"
+
 OPTIONAL_KEYS = {"feature_dim", "feature_seed"}
 
 
@@ -138,33 +140,104 @@ class ObservationSpec:
             raise InputError(
                 f"confidences: expected [N, {self.max_depth}, {self.top_k}], got {list(confidences.shape)}"
             )
-        drafted = np.arange(self.max_depth) < depth[:, None]  # [N, max_depth]
+        missing = np.arange(self.max_depth) >= depth[:, None]  # [N, max_depth]
         observations = np.empty((len(depth), self.size), dtype=np.float32)
         for part in self.parts:
             into = observations[:, part.start : part.start + self._length(part)]
             if part.name == "depth":
                 into[:, 0] = depth / self.max_depth
                 continue
-            values = confidences if part.name == "confidences" else self._feature(part, len(depth), features or {})
-            if part.per_call:
-                shape = (len(depth), self.max_depth, part.width)
-                values = np.where(drafted[:, :, None], values.reshape(shape), values.dtype.type(part.blank))
+            values: NDArray[Any] = confidences
+            if part.name != "confidences":
+                values = self._at_hand(part, len(depth), self._length(part), features or {})
             into[:] = values.reshape(into.shape)
             np.clip(into, np.float32(part.low), np.float32(part.high), out=into)
+            if part.per_call:
+                into.reshape(len(depth), self.max_depth, part.width)[missing] = part.blank
         if np.isnan(observations).any():
-            raise InputError("confidences or features hold NaN in a drafted level; the trace or a model is damaged")
+            raise InputError(NAN_SEEN)
         return observations
 
-    def _feature(self, part: Part, count: int, features: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+    def begin_rows(
+        self,
+        observations: NDArray[np.float32],
+        rows: NDArray[np.int64],
+        features: Mapping[str, NDArray[Any]] | None = None,
+    ) -> None:
+        """Make some rows of a buffer what ``build`` would make of rounds before their first draft call.
+
+        Args:
+            observations: [N, size] float32, changed in place.
+            rows: [B] which of them, each once.
+            features: by name, [B, …] of those that are functions of the round alone.
+
+        Raises:
+            InputError: a feature is missing, has another shape, or holds NaN.
+        """
+        observations[rows] = self._blank
+        for part in self.parts:
+            if part.name != "depth" and not part.per_call:
+                values = self._at_hand(part, len(rows), part.width, features or {})
+                observations[rows, part.start : part.start + part.width] = self._cut(part, values)
+
+    def add_calls(
+        self,
+        observations: NDArray[np.float32],
+        rows: NDArray[np.int64],
+        depth: NDArray[np.int64],
+        confidences: NDArray[np.float16],
+        features: Mapping[str, NDArray[Any]] | None = None,
+    ) -> None:
+        """Add a draft call to some rows of a buffer: after calls 1 … ℓ in turn, a row is what ``build`` makes of them.
+
+        Args:
+            observations: [N, size] float32, changed in place.
+            rows: [B] which of them, each once.
+            depth: [B] ℓ, the call to add.
+            confidences: [B, top_k] float16, of call ℓ.
+            features: by name, [B, …] of those with numbers for every call, call ℓ's.
+
+        Raises:
+            InputError: a feature is missing, has another shape, or a value is NaN.
+        """
+        for part in self.parts:
+            if part.name == "depth":
+                observations[rows, part.start] = depth / self.max_depth
+            elif part.per_call:
+                values: NDArray[Any] = confidences
+                if part.name != "confidences":
+                    values = self._at_hand(part, len(rows), part.width, features or {})
+                # A slice whose last axis is split in two is a view.
+                calls = observations[:, part.start : part.start + self._length(part)]
+                calls = calls.reshape(len(observations), self.max_depth, part.width)
+                calls[rows, depth - 1] = self._cut(part, values)
+
+    @cached_property
+    def _blank(self) -> NDArray[np.float32]:
+        return self.spread("blank")
+
+    def _cut(self, part: Part, values: NDArray[Any]) -> NDArray[np.float32]:
+        """The values as an observation holds them.
+
+        Raises:
+            InputError: one is NaN.
+        """
+        cut = np.clip(values.astype(np.float32), np.float32(part.low), np.float32(part.high))
+        if np.isnan(cut).any():
+            raise InputError(NAN_SEEN)
+        return cut
+
+    def _at_hand(self, part: Part, count: int, width: int, features: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+        """A feature's values, ``width`` numbers a state: [count, width]."""
         if part.name not in features:
             raise InputError(
                 f"the observation has the feature {part.name!r}, which is not at hand "
                 f"(there are: {', '.join(features) or 'none'}); collect, or decode, with features=[{part.name}]"
             )
         values = features[part.name]
-        if values.size != count * self._length(part):
-            raise InputError(f"{part.name}: expected {self._length(part)} numbers a state, got {list(values.shape)}")
-        return values
+        if values.size != count * width:
+            raise InputError(f"{part.name}: expected {width} numbers a state, got {list(values.shape)}")
+        return values.reshape(count, width)
 
     def observe(self, states: Sequence[DraftState]) -> NDArray[np.float32]:
         """Observations of states, as the decision loop has them: [N, size] float32. Raises as ``build`` does."""
