@@ -95,7 +95,10 @@ def measure(
         repeats: passes that count; one before them warms up.
         seed: of texts and actions.
     """
-    first = DraftTreeReplayVectorEnv(1, traces, episode=episode, observation=observation)
+    # What a step pays makes no difference to how long it takes.
+    first = DraftTreeReplayVectorEnv(
+        1, traces, hardware="pocket_cpu", reward="linear", episode=episode, observation=observation
+    )
     texts, problem = first.texts, first.problem
 
     def scalar() -> DraftTreeBase:

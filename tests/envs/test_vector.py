@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import combinations
 from typing import Any
 
 import gymnasium
@@ -16,6 +17,7 @@ from radar_rl.errors import ConfigError, InputError, TraceError
 from radar_rl.policies import ObservationSpec
 from radar_rl.rollouts import Trace
 from radar_rl.speculative.features import FEATURES
+from radar_rl.speculative.hardware import HardwareProfile
 
 ID = "radar_rl.envs:Radar/DraftTreeReplay-v0"
 TREE_SIZE = 20
@@ -175,6 +177,18 @@ def test_rewards_of_an_episode_add_up(trace: Trace) -> None:
     assert checked > 50
 
 
+def test_texts_that_take_no_time_are_infinitely_fast(trace: Trace) -> None:
+    free = HardwareProfile("free", (0.0,), (11, 60), (0.0, 1.0), decide_seconds=0.0, rest_seconds=0.0)
+    scalar, native = both(trace, 2, hardware=free, reward="linear")
+    assert_same(scalar.reset(seed=0), native.reset(seed=0))
+    fastest = 0.0
+    for _ in range(30):
+        expected, given = (envs.step(np.zeros(2, dtype=np.int64)) for envs in (scalar, native))
+        assert_same(expected, given)
+        fastest = max(fastest, given[4].get("tokens_per_second", np.zeros(2)).max())
+    assert fastest == np.inf
+
+
 def test_every_sub_environment_can_take_a_text_of_its_own(trace: Trace) -> None:
     holed = without_rounds(trace, [2])
     envs = DraftTreeReplayVectorEnv(4, holed, hardware=HARDWARE)
@@ -292,6 +306,8 @@ def test_what_is_returned_is_the_callers(trace: Trace) -> None:
         expected = envs.step(actions)
         returned = careless.step(actions)
         assert_same(expected, returned)
+        arrays = [*returned[:4], *returned[4].values()]
+        assert not any(np.shares_memory(left, right) for left, right in combinations(arrays, 2))
 
 
 def test_without_copies_observations_are_one_array(trace: Trace) -> None:
