@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from radar_rl.envs.base import DraftTreeBase
-from radar_rl.envs.problem import Earned, Hardware, Observed, layout
+from radar_rl.envs.problem import Earned, Hardware, Observed, observation_spec
 from radar_rl.policies.observation import DEFAULT_FEATURES
 from radar_rl.rollouts.live import LiveTexts
 from radar_rl.rollouts.sessions import TextSession
@@ -119,7 +119,7 @@ class DraftTreeEnv(DraftTreeBase):
         seed: int = 0,
         render_mode: str | None = None,
     ) -> None:
-        spec = layout(observation, max_depth=max_depth, top_k=top_k)
+        spec = observation_spec(observation, max_depth=max_depth, top_k=top_k)
         texts = LiveTexts(
             _loaded(pair),
             load_prompts() if prompts is None else [_prompt(i, prompt) for i, prompt in enumerate(prompts, start=1)],

@@ -106,7 +106,7 @@ def observation_box(spec: ObservationSpec) -> spaces.Box:
     return spaces.Box(spec.spread("low"), spec.spread("high"), dtype=np.float32)
 
 
-def layout(
+def observation_spec(
     observation: Observed, *, max_depth: int, top_k: int, feature_dim: int = 0, feature_seed: int = 0
 ) -> ObservationSpec:
     """The layout that an environment's argument asks for.

@@ -4,7 +4,7 @@ from importlib import resources
 from pathlib import Path
 
 from radar_rl.envs.base import DraftTreeBase
-from radar_rl.envs.problem import Earned, Hardware, Observed, layout
+from radar_rl.envs.problem import Earned, Hardware, Observed, observation_spec
 from radar_rl.errors import TraceError
 from radar_rl.policies.observation import DEFAULT_FEATURES, ObservationSpec
 from radar_rl.rollouts.reading import load_trace
@@ -112,7 +112,7 @@ def replayed(
         raise TraceError(f"top_k: the trace was collected with {made.top_k}, got {top_k}; collect again")
     depth = made.max_depth if max_depth is None else max_depth
     projections = {"feature_dim": made.feature_dim, "feature_seed": made.feature_seed}
-    spec = layout(observation, max_depth=depth, top_k=made.top_k, **projections)
+    spec = observation_spec(observation, max_depth=depth, top_k=made.top_k, **projections)
     for name, collected in projections.items():
         if any(FEATURES[column].projected for column in columns) and getattr(spec, name) != collected:
             raise TraceError(f"{name}: the trace was collected with {collected}, got {getattr(spec, name)}")
