@@ -6,7 +6,7 @@ The environments and the rollouts do not know which of the two they have: same t
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,8 @@ from radar_rl.errors import TraceError
 from radar_rl.rollouts.trace import Trace
 from radar_rl.rollouts.view import TreeView
 from radar_rl.speculative.features import FEATURES
-from radar_rl.speculative.state import DraftState
+from radar_rl.speculative.reading import features_after
+from radar_rl.speculative.state import DraftState, FeatureValues
 
 
 @dataclass(frozen=True)
@@ -275,13 +276,9 @@ class ReplayTexts:
         texts = self.trace.sequences
         return f"{texts.prompt_length[index]}-{texts.length[index]}"
 
-    def features_at(self, row: int, depth: int) -> dict[str, NDArray[Any]]:
+    def features_at(self, row: int, depth: int) -> FeatureValues:
         """The features of a state, by name; those of calls above ``depth`` are zero."""
-        found = {name: values[row].copy() for name, values in self.features.items()}
-        for name, values in found.items():
-            if FEATURES[name].per_call:
-                values[depth:] = 0
-        return found
+        return features_after(depth, {name: values[row] for name, values in self.features.items()})
 
     def open(self, index: int) -> ReplaySession:
         """Begin a text."""

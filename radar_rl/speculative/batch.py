@@ -6,7 +6,6 @@ forward pass of the target verifies all trees. A text that ends leaves the batch
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,25 +15,17 @@ from torch import Tensor
 
 from radar_rl.errors import ConfigError, InputError, ModelOutputError, check_whole
 from radar_rl.speculative.attention import NEGATIVE_INFINITY
-from radar_rl.speculative.features import FEATURES, Features, match_length
+from radar_rl.speculative.features import Features, match_length
 from radar_rl.speculative.graphs import rounded
 from radar_rl.speculative.heads import DraftCache
 from radar_rl.speculative.ngram import MAX_DEPTH, merge, proposals
 from radar_rl.speculative.pair import Pair
+from radar_rl.speculative.reading import RoundReading
 from radar_rl.speculative.sampling import PositionNoise, Sampling, choose
 from radar_rl.speculative.state import Confidences, DraftState, FeatureValues, NodeCounts
 from radar_rl.speculative.target import TargetCache
 from radar_rl.speculative.text import DRAFT_SOURCES, DraftSource, Round, Text, read_back
 from radar_rl.speculative.tree import Candidates, DraftTree, LiveSlots, Nodes, Source, TreeGrowth, select
-
-
-class _Unread(NamedTuple):
-    """Numbers that are still on the device: where they go, of which rows, and of which call confidences are."""
-
-    into: NDArray[Any]
-    rows: list[int]
-    values: Tensor
-    call: int | None = None
 
 
 class SpeculativeBatch:
@@ -184,9 +175,7 @@ class SpeculativeBatch:
         self._positions = torch.tensor([self.texts[i].position for i in self.active], device=device)
         self._growth: TreeGrowth | None = None
         self._proposed: Candidates | None = None
-        self._confidences = np.full((active, self.max_depth, self.top_k), -np.inf, dtype=np.float16)
-        self._feature_values = self._asked.empty(active, self.max_depth, self.top_k)
-        self._unread: list[_Unread] = []
+        self._reading = RoundReading(active, self.max_depth, self.top_k, self._asked)
         self._selected: Nodes | None = None
         self._node_counts: list[NDArray[np.float32]] | None = None
         with torch.inference_mode():
@@ -207,10 +196,9 @@ class SpeculativeBatch:
                 # Beside a head, half of the tree at most: what an index proposes past that seldom outdoes the head.
                 limit = self.tree_size // 2 if self._head_drafts else self.tree_size - 1
                 self._proposed = proposals([self.texts[i].index for i in self.active], limit, device)
-            for name, values in self._asked.of_root(self._newest(self._features)).items():
-                self._unread.append(_Unread(self._feature_values[name], list(range(active)), values))
-        if "ngram" in self._feature_values:
-            self._feature_values["ngram"][:] = [match_length(self.texts[i].index) for i in self.active]
+            self._reading.note_root(self._asked.of_root(self._newest(self._features)))
+        if "ngram" in self._asked.names:
+            self._reading.features["ngram"][:] = [match_length(self.texts[i].index) for i in self.active]
         self._in_round = True
         return self._states(range(active))
 
@@ -243,11 +231,8 @@ class SpeculativeBatch:
         """What the newest draft call tells of the texts that made it, to be read when a policy looks."""
         growth = self._growth
         assert growth is not None
-        level, members = growth.depth - 1, list(rows)
-        scores = growth.beam_scores if len(rows) == len(self.active) else growth.beam_scores[members]
-        self._unread.append(_Unread(self._confidences[:, level], members, scores, level + 1))
-        for name, values in self._asked.of_call(growth).items():
-            self._unread.append(_Unread(self._feature_values[name][:, level], members, values))
+        scores = growth.beam_scores if len(rows) == len(self.active) else growth.beam_scores[list(rows)]
+        self._reading.note_call(growth.depth, rows, scores, self._asked.of_call(growth))
 
     def tree(self, row: int = 0) -> DraftTree:
         """The tree of an active text (its index in ``active``) that ``verify()`` would see now.
@@ -419,26 +404,17 @@ class SpeculativeBatch:
 
     def _confidences_of(self, number: int, row: int, depth: int) -> Confidences:
         """[max_depth, top_k] of one text after ``depth`` calls of the round of this number."""
-        self._read_for(number)
-        confidences: Confidences = self._confidences[row].copy()
-        confidences[depth:] = -np.inf
-        return confidences
+        self._check_round(number)
+        return self._reading.confidences_of(row, depth)
 
     def _features_of(self, number: int, row: int, depth: int) -> FeatureValues:
         """By name, of one text after ``depth`` calls of the round of this number."""
-        self._read_for(number)
-        values = {name: column[row].copy() for name, column in self._feature_values.items()}
-        for name, value in values.items():
-            if FEATURES[name].per_call:
-                value[depth:] = 0
-        return values
+        self._check_round(number)
+        return self._reading.features_of(row, depth)
 
-    def _read_for(self, number: int) -> None:
-        """Have read what the round of this number has told so far."""
+    def _check_round(self, number: int) -> None:
         if number != self._round:
             raise RuntimeError("a state's confidences or features were first looked at after its round was over")
-        if self._unread:
-            self._read()
 
     def _sources_of(self, number: int, row: int, depth: int) -> NodeCounts:
         if not self._in_round or (number, depth) != (self._round, self._growth.depths[row] if self._growth else 0):
@@ -447,18 +423,5 @@ class SpeculativeBatch:
             with torch.inference_mode():
                 nodes = self._select()
                 sources = nodes.sources.masked_fill(nodes.log_probs == NEGATIVE_INFINITY, 0)
-                self._node_counts = self._read(*((sources == source).sum(dim=1).float() for source in Source))
+                self._node_counts = self._reading.read(*((sources == source).sum(dim=1).float() for source in Source))
         return NodeCounts(*(int(count[row]) for count in self._node_counts))
-
-    def _read(self, *more: Tensor) -> list[NDArray[np.float32]]:
-        """A decision's one device → host read: what was not read yet, and what else is asked for, each [B]."""
-        parts = [*(unread.values for unread in self._unread), *more]
-        together = torch.cat([part.flatten().float() for part in parts]).cpu().numpy()
-        read = np.split(together, np.cumsum([part.numel() for part in parts])[:-1])
-        for unread, values in zip(self._unread, read, strict=False):
-            if unread.call is not None and np.isnan(values).any():
-                raise ModelOutputError(f"the draft head's lm_head returned NaN in draft call {unread.call}")
-            unread.into[unread.rows] = values.reshape(unread.values.shape)
-        read = read[len(self._unread) :]
-        self._unread = []
-        return read
