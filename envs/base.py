@@ -1,8 +1,8 @@
 """What the live and the replay environment share, which is everything but where the rounds come from."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from numbers import Integral
-from typing import Any
+from typing import Any, TypeVar
 
 import gymnasium
 import numpy as np
@@ -15,6 +15,8 @@ from radar_rl.policies.protocol import CONTINUE
 from radar_rl.rollouts.sessions import Texts, TextSession
 from radar_rl.rollouts.view import TreeView
 from radar_rl.speculative.state import DraftState
+
+T = TypeVar("T")
 
 
 class DraftTreeBase(gymnasium.Env[Observation, np.int64]):
@@ -98,14 +100,14 @@ class DraftTreeBase(gymnasium.Env[Observation, np.int64]):
             raise InputError(f"action: expected 0 (stop) or 1 (continue), got {action!r}")
         depth = state.depth
         if action == CONTINUE and depth < self.max_depth:
-            self.state = session.draft()
-            reward, seconds = self._pay_continue(session, depth)
+            self.state = self._made(session.draft)
+            reward, seconds = self._pay_continue(depth)
             self._seconds += seconds
             if self.render_mode is not None:
                 self._film.add(reward, seconds)
             return self._observe(self.state), reward, False, False, self._info(self.state, seconds=seconds)
-        outcome = session.verify()
-        reward, seconds = self._pay_stop(session, depth, outcome.emitted)
+        outcome = self._made(session.verify)
+        reward, seconds = self._pay_stop(depth, outcome.emitted)
         self._seconds += seconds
         self._emitted += outcome.emitted
         if self.render_mode is not None:
@@ -157,14 +159,18 @@ class DraftTreeBase(gymnasium.Env[Observation, np.int64]):
 
     def _begin(self, session: TextSession) -> DraftState:
         """Begin a round."""
-        return session.begin()
+        return self._made(session.begin)
 
-    def _pay_continue(self, session: TextSession, depth: int) -> tuple[float, float]:
+    def _made(self, step: Callable[[], T]) -> T:
+        """Make a draft call or a verification."""
+        return step()
+
+    def _pay_continue(self, depth: int) -> tuple[float, float]:
         """Reward and seconds of the draft call just made, after ``depth`` others, and its decision."""
         payments = self.problem.payments
         return float(payments.going_reward[depth - 1]), float(payments.going_seconds[depth - 1])
 
-    def _pay_stop(self, session: TextSession, depth: int, emitted: int) -> tuple[float, float]:
+    def _pay_stop(self, depth: int, emitted: int) -> tuple[float, float]:
         """Reward and seconds of the round just verified, of ``depth`` draft calls, but for its continues' seconds."""
         payments = self.problem.payments
         return float(payments.stop_reward[emitted, depth - 1]), float(payments.stop_seconds[depth - 1])

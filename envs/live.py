@@ -1,18 +1,20 @@
 """The live environment: a target and its draft head decode, the agent says when to stop drafting."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from radar_rl.envs.base import DraftTreeBase
 from radar_rl.envs.problem import Earned, Hardware, Observed, observation_spec
 from radar_rl.policies.observation import DEFAULT_FEATURES
-from radar_rl.rollouts.live import LiveTexts
+from radar_rl.rollouts.live import LiveTexts, timed
 from radar_rl.rollouts.sessions import TextSession
 from radar_rl.rollouts.tasks import Prompt, load_prompts
 from radar_rl.runtime.models import pair_from_config
 from radar_rl.speculative.pair import Pair, load_pair
 from radar_rl.speculative.state import DraftState
+
+T = TypeVar("T")
 
 
 class DraftTreeEnv(DraftTreeBase):
@@ -98,6 +100,9 @@ class DraftTreeEnv(DraftTreeBase):
         sample_top_p: keep the most likely tokens up to this probability.
         seed: of the target's sampling; each prompt's own seed derives from it.
         render_mode: ``ansi`` or ``rgb_array``.
+
+    Attributes:
+        pair: who decodes.
     """
 
     def __init__(
@@ -120,8 +125,9 @@ class DraftTreeEnv(DraftTreeBase):
         render_mode: str | None = None,
     ) -> None:
         spec = observation_spec(observation, max_depth=max_depth, top_k=top_k)
+        self.pair = _loaded(pair)
         texts = LiveTexts(
-            _loaded(pair),
+            self.pair,
             load_prompts() if prompts is None else [_prompt(i, prompt) for i, prompt in enumerate(prompts, start=1)],
             max_new_tokens=max_new_tokens,
             max_depth=max_depth,
@@ -180,28 +186,26 @@ class DraftTreeWallClockEnv(DraftTreeEnv):
     - v0: first version.
     """
 
+    def _made(self, step: Callable[[], T]) -> T:
+        made, self._taken = timed(self.pair, step)
+        return made
+
     def _begin(self, session: TextSession) -> DraftState:
         state = super()._begin(session)
-        self._round_seconds = self._first_call = _measured(session)
+        self._round_seconds = self._first_call = self._taken
         return state
 
-    def _pay_continue(self, session: TextSession, depth: int) -> tuple[float, float]:
-        seconds = _measured(session) + self.problem.hardware.decide_seconds
+    def _pay_continue(self, depth: int) -> tuple[float, float]:
+        seconds = self._taken + self.problem.hardware.decide_seconds
         self._round_seconds += seconds
         return float(self.problem.reward.of_continue(seconds)), seconds
 
-    def _pay_stop(self, session: TextSession, depth: int, emitted: int) -> tuple[float, float]:
+    def _pay_stop(self, depth: int, emitted: int) -> tuple[float, float]:
         decided = self.problem.hardware.decide_seconds if depth < self.max_depth else 0.0
-        verified = _measured(session) + decided
+        verified = self._taken + decided
         seconds = self._first_call + verified
         reward = self.problem.reward.of_stop(emitted, seconds, self._round_seconds + verified)
         return float(reward), seconds
-
-
-def _measured(session: TextSession) -> float:
-    """Seconds of the newest draft call or verification."""
-    assert session.seconds is not None, "live sessions measure"
-    return session.seconds
 
 
 def _loaded(pair: Pair | str | Path | Mapping[str, Any]) -> Pair:

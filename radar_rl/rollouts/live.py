@@ -33,11 +33,10 @@ def timed(pair: Pair, step: Callable[[], T]) -> tuple[T, float]:
 
 
 class LiveSession:
-    """A ``SpeculativeSession`` behind the interface, with a stopwatch."""
+    """A ``SpeculativeSession`` behind the interface."""
 
     def __init__(self, session: SpeculativeSession) -> None:
         self.session = session
-        self.seconds: float | None = 0.0
         self._calls = 0
         self._round: Round | None = None
 
@@ -49,19 +48,17 @@ class LiveSession:
     def begin(self) -> DraftState:
         """Start a round; makes draft call 1."""
         self._round, self._calls = None, 1
-        state, self.seconds = timed(self.session.pair, self.session.begin)
-        return state
+        return self.session.begin()
 
     def draft(self) -> DraftState:
         """Make one more draft call."""
-        state, self.seconds = timed(self.session.pair, self.session.draft)
+        state = self.session.draft()
         self._calls += 1
         return state
 
     def verify(self) -> Outcome:
         """End the round with one target forward."""
-        done, self.seconds = timed(self.session.pair, self.session.verify)
-        self._round = done
+        self._round = done = self.session.verify()
         return Outcome(done.accepted, len(done.emitted))
 
     def view(self) -> TreeView:
@@ -111,7 +108,6 @@ class NoSession:
     """A text that cannot be decoded: finished before its first round."""
 
     finished = True
-    seconds: float | None = None
 
     def begin(self) -> DraftState:
         """There are no rounds."""

@@ -28,13 +28,7 @@ class Outcome:
 
 
 class TextSession(Protocol):
-    """One text being decoded: ``begin()`` a round, ``draft()`` more levels, ``verify()``, until ``finished``.
-
-    Attributes:
-        seconds: measured seconds of the newest draft call or verification, None where nothing is measured.
-    """
-
-    seconds: float | None
+    """One text being decoded: ``begin()`` a round, ``draft()`` more levels, ``verify()``, until ``finished``."""
 
     @property
     def finished(self) -> bool:
@@ -129,8 +123,6 @@ def near_cut(position: int | NDArray[np.int64], length: int, max_depth: int) -> 
 
 class ReplaySession:
     """A text of a trace: the rounds that a live session would run, looked up."""
-
-    seconds: float | None = None
 
     def __init__(self, texts: "ReplayTexts", index: int) -> None:
         self._texts = texts
