@@ -8,7 +8,7 @@ import gymnasium
 import numpy as np
 
 from radar_rl.envs.picture import Scene, as_image, as_text
-from radar_rl.envs.problem import Earned, Hardware, Observation, Problem
+from radar_rl.envs.problem import Earned, Hardware, Observation, Problem, action_mask
 from radar_rl.errors import ConfigError, InputError
 from radar_rl.policies.observation import ObservationSpec
 from radar_rl.policies.protocol import CONTINUE
@@ -76,8 +76,8 @@ class DraftTreeBase(gymnasium.Env[Observation, np.int64]):
         Raises:
             InputError: an unknown option, no such text, or none has a round.
         """
-        super().reset(seed=seed)
         wanted = wanted_text(options, len(self.texts))
+        super().reset(seed=seed)
         between_rounds = self.session is not None and self.state is None and not self.session.finished
         goes_on = self.problem.episode == "round" and between_rounds and seed is None and wanted is None
         session = self.session if goes_on and self.session is not None else self._open(wanted)
@@ -193,9 +193,8 @@ class DraftTreeBase(gymnasium.Env[Observation, np.int64]):
         self, state: DraftState, *, accepted: int = 0, emitted: int = 0, draft_calls: int = 0, seconds: float = 0.0
     ) -> dict[str, Any]:
         """``position`` and ``action_mask`` are of the tree observed, the rest of the step just made."""
-        mask = np.array([1, state.depth < self.max_depth], dtype=np.int8)
         return {
-            "action_mask": mask,
+            "action_mask": action_mask(state.depth, self.max_depth),
             "accepted": accepted,
             "emitted": emitted,
             "draft_calls": draft_calls,
@@ -205,16 +204,27 @@ class DraftTreeBase(gymnasium.Env[Observation, np.int64]):
         }
 
 
+def checked_options(options: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """The options of a reset, none being an empty mapping.
+
+    Raises:
+        InputError: they are no mapping, or one is unknown.
+    """
+    if not isinstance(options, Mapping | None):
+        raise InputError(f"options: expected a mapping, got {options!r}")
+    unknown = sorted(set(options or {}) - {"text"})
+    if unknown:
+        raise InputError(f"options: unknown {', '.join(unknown)}; valid: text")
+    return options or {}
+
+
 def wanted_text(options: Mapping[str, Any] | None, count: int) -> int | None:
     """The text that ``reset(options=…)`` asks for, None if none.
 
     Raises:
         InputError: an unknown option, or no such text.
     """
-    unknown = sorted(set(options or {}) - {"text"})
-    if unknown:
-        raise InputError(f"options: unknown {', '.join(unknown)}; valid: text")
-    wanted = (options or {}).get("text")
+    wanted = checked_options(options).get("text")
     if wanted is None:
         return None
     if not isinstance(wanted, Integral) or not 0 <= int(wanted) < count:

@@ -235,7 +235,7 @@ def _balance(axes: Axes, scene: Scene) -> None:
     size = min(3.0, max(0.8, 120 / max(1, int(stops.sum()))))
     (ends,) = axes.plot(seconds[stops], gained[stops], "o", color=ACCEPTED, ms=size, clip_on=False)
     low, high = min(0.0, gained.min(), paid.min()), max(gained.max(), paid.max())
-    axes.set(xlim=(0, 1.01 * seconds[-1] or 1.0), ylim=(1.05 * low, 1.05 * high if high > low else low + 1))
+    axes.set(xlim=(0, 1.03 * seconds[-1] or 1.0), ylim=(1.05 * low, 1.05 * high if high > low else low + 1))
     axes.tick_params(labelsize=6.5, length=2.5, color=QUIET, labelcolor=QUIET)
     speed = scene.tokens_per_second
     pace = "" if speed is None else f", {speed:.4g} tokens per second so far"
@@ -247,7 +247,7 @@ def _balance(axes: Axes, scene: Scene) -> None:
     numbers = {
         f"gained {gained[-1]:.2f} {scene.unit}": gain,
         f"paid {paid[-1]:.2f} {scene.unit}": cost,
-        f"sum of rewards {balance:+.2f}": between,
+        f"sum of rewards {balance:+.2f}".replace("-", "−"): between,
         "stop": ends,
     }
     axes.legend(list(numbers.values()), list(numbers), bbox_to_anchor=(1.03, 1.0), **LEGEND)

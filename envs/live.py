@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 from radar_rl.envs.base import DraftTreeBase
 from radar_rl.envs.problem import Earned, Hardware, Observed, observation_spec
+from radar_rl.errors import ConfigError, InputError, check_whole
 from radar_rl.policies.observation import DEFAULT_FEATURES
 from radar_rl.rollouts.live import LiveTexts, timed
 from radar_rl.rollouts.sessions import TextSession
@@ -35,18 +36,19 @@ class DraftTreeEnv(DraftTreeBase):
 
     | feature | numbers | meaning | of calls not made |
     |---|---|---|---|
-    | ``confidences`` | ``max_depth × top_k`` | cumulative draft log-probabilities of each level's beam | −20 |
+    | ``confidences`` | ``max_depth × top_k`` | cumulative draft log-probabilities of each beam, descending | −20 |
     | ``depth`` | 1 | calls made / ``max_depth`` | |
     | ``entropy`` | ``max_depth`` | of the head's newest distribution, nats | 0 |
     | ``margin`` | ``max_depth`` | log-probability of its best token − its second best | 0 |
     | ``log_probs`` | ``max_depth × top_k`` | of each beam node given its parent | −20 |
-    | ``mass`` | ``max_depth × max_depth`` | expected accepted nodes at each depth of the tree after each call | 0 |
+    | ``mass`` | ``max_depth × max_depth`` | expected accepted nodes at each depth after each call, 0 … 1 | 0 |
     | ``ngram`` | 1 | tokens of the text's end that stand earlier in it too, at most 5 | |
     | ``hidden`` | ``max_depth × feature_dim`` | the head's hidden state at the best node, projected | 0 |
     | ``target`` | ``feature_dim`` | the target's features before the root, projected | |
 
-    The default is ``("confidences", "depth")``: ``max_depth × top_k + 1`` numbers. Logarithms are cut at −20 and their
-    differences at 20; an ``ObservationSpec`` sets another floor, and ``feature_dim`` and ``feature_seed``.
+    The default is ``("confidences", "depth")``: ``max_depth × top_k + 1`` numbers. All but the depth are rounded to
+    float16, as a trace holds them. Logarithms are cut at −20 and their differences at 20; an ``ObservationSpec`` sets
+    another floor, and ``feature_dim`` and ``feature_seed``.
     ``radar_rl.speculative.features.FEATURES`` defines the features and says what each costs.
 
     ## Rewards
@@ -61,7 +63,9 @@ class DraftTreeEnv(DraftTreeBase):
 
     ## Starting state
     A prompt is drawn, read by the target, and its first token emitted; draft call 1 of the first round has been made.
-    Each turn of a conversation is a prompt, with the target's own answers to the turns before it.
+    Each turn of a conversation is a prompt, with the target's own answers to the turns before it. ``reset(seed=…)``
+    seeds the drawing of prompts, the argument ``seed`` the target's own sampling; ``reset(options={"text": i})`` takes
+    a prompt by its index.
 
     ## Episode end
     ``episode="sequence"`` (default): the text ends, by its end token or at ``max_new_tokens``. ``episode="round"``: a
@@ -71,7 +75,8 @@ class DraftTreeEnv(DraftTreeBase):
     ## Info
     ``action_mask``, ``position`` (index of the root token in prompt + completion) and ``text`` (which prompt) describe
     what is observed; ``accepted``, ``emitted``, ``draft_calls`` (0 unless the step ended a round) and ``seconds`` the
-    step just made; ``tokens_per_second`` of the episode comes with its end.
+    step just made; ``tokens_per_second`` of the episode comes with its end. A round emits the accepted tokens and one
+    of the target's own, both cut where the text ends.
 
     ## Arguments
     ```python
@@ -103,6 +108,11 @@ class DraftTreeEnv(DraftTreeBase):
 
     Attributes:
         pair: who decodes.
+
+    Raises:
+        InputError: a prompt, the pair or a size is not what was expected.
+        ConfigError: an unknown feature, reward, episode, hardware or render mode; lists the valid ones.
+        CheckpointError: see ``load_pair``.
     """
 
     def __init__(
@@ -124,11 +134,13 @@ class DraftTreeEnv(DraftTreeBase):
         seed: int = 0,
         render_mode: str | None = None,
     ) -> None:
+        for name, value in {"max_depth": max_depth, "top_k": top_k, "tree_size": tree_size}.items():
+            check_whole(name, value, 1)
         spec = observation_spec(observation, max_depth=max_depth, top_k=top_k)
         self.pair = _loaded(pair)
         texts = LiveTexts(
             self.pair,
-            load_prompts() if prompts is None else [_prompt(i, prompt) for i, prompt in enumerate(prompts, start=1)],
+            _prompts(prompts),
             max_new_tokens=max_new_tokens,
             max_depth=max_depth,
             top_k=top_k,
@@ -163,7 +175,8 @@ class DraftTreeWallClockEnv(DraftTreeEnv):
     As ``DraftTreeEnv``, with measured seconds: those of call 1 and of verification, each with all that surrounds it in
     the round, at the stop; those of each further call at its continue. The time that an agent takes between two steps
     may be spent on learning, so a decision costs the profile's ``decide_seconds``, and the default rate is the
-    profile's too. ``info["seconds"]`` and ``info["tokens_per_second"]`` are of the same seconds.
+    profile's too. Drawing a tree chooses its nodes beforehand, which verification then need not: don't compare seconds
+    of an environment that is drawn. ``info["seconds"]`` and ``info["tokens_per_second"]`` are of the same seconds.
 
     ## Starting state
     As ``DraftTreeEnv``.
@@ -210,13 +223,29 @@ class DraftTreeWallClockEnv(DraftTreeEnv):
 
 def _loaded(pair: Pair | str | Path | Mapping[str, Any]) -> Pair:
     if isinstance(pair, Mapping):
+        if "target" not in pair:
+            raise ConfigError(f"pair: expected a mapping with target, draft, dtype and device, got {dict(pair)}")
         return pair_from_config({"draft": "pocket", "dtype": "float32", "device": "cpu"} | dict(pair))
+    if not isinstance(pair, Pair | str | Path):
+        raise InputError(f"pair: expected a Pair, a folder or name of a target, or a mapping, got {pair!r}")
     return pair if isinstance(pair, Pair) else load_pair(pair)
+
+
+def _prompts(prompts: Sequence[str | Prompt | Sequence[int]] | None) -> list[Prompt]:
+    if prompts is None:
+        return load_prompts()
+    if isinstance(prompts, str) or not isinstance(prompts, Sequence):  # a string is a sequence of strings, too
+        raise InputError(f"prompts: expected a list of messages, Prompts or token ids, got {prompts!r}")
+    return [_prompt(number, prompt) for number, prompt in enumerate(prompts, start=1)]
 
 
 def _prompt(number: int, prompt: str | Prompt | Sequence[int]) -> Prompt:
     if isinstance(prompt, Prompt):
         return prompt
+    name = f"prompts-{number}"
+    if not isinstance(prompt, Sequence):
+        raise InputError(f"{name}: expected a message, a Prompt or token ids, got {prompt!r}")
     if isinstance(prompt, str):
-        return Prompt("prompts", f"prompts-{number}", text=prompt)
-    return Prompt("prompts", f"prompts-{number}", token_ids=tuple(prompt))
+        return Prompt("prompts", name, text=prompt)
+    token_ids: Sequence[Any] = prompt
+    return Prompt("prompts", name, token_ids=tuple(token_ids))

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 from gymnasium import spaces
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from radar_rl.configs import choices
 from radar_rl.errors import ConfigError
-from radar_rl.policies.observation import ObservationSpec
+from radar_rl.policies.observation import OBSERVABLE, ObservationSpec, check_names
 from radar_rl.rollouts.payments import Payments
-from radar_rl.rollouts.reward import Reward
+from radar_rl.rollouts.reward import KINDS, Reward
 from radar_rl.rollouts.sessions import Texts
 from radar_rl.runtime.profiler import resolve_hardware
 from radar_rl.speculative.hardware import HardwareProfile
@@ -22,7 +22,7 @@ from radar_rl.speculative.hardware import HardwareProfile
 EPISODES = ("sequence", "round")
 
 Observation = NDArray[np.float32]
-Observed = ObservationSpec | Sequence[str]  # a layout, or the names of its features
+Observed = ObservationSpec | Sequence[str] | Mapping[str, Any]  # a layout, its `to_json`, or the names of its features
 Hardware = HardwareProfile | str | Path | Mapping[str, Any] | None  # see Problem.of
 Earned = Reward | str | Mapping[str, Any]  # likewise
 
@@ -73,6 +73,8 @@ class Problem:
         if episode not in EPISODES:
             raise ConfigError(f"unknown episode {episode!r}; valid: {', '.join(EPISODES)}")
         shape: dict[str, Any] = {"max_depth": texts.max_depth, "top_k": texts.top_k, "tree_size": texts.tree_size}
+        if not isinstance(reward, Reward | str | Mapping):
+            raise ConfigError(f"reward: expected one of {', '.join(KINDS)}, a mapping or a Reward, got {reward!r}")
         if hardware is None:
             if not re.fullmatch(r"pocket@\w+", texts.target):
                 raise ConfigError(
@@ -88,7 +90,8 @@ class Problem:
             alone = hardware.autoregressive_seconds
             values = {"kind": reward} if isinstance(reward, str) else reward
             reward = Reward.from_mapping(values, 1 / alone if alone else None)
-        return cls(spec, hardware, reward, Payments.of(hardware, reward, **shape), episode)
+        payments = Payments.of(hardware, reward, **shape, widen_first_level=texts.widen_first_level)
+        return cls(spec, hardware, reward, payments, episode)
 
     @property
     def observation_space(self) -> spaces.Box:
@@ -112,15 +115,17 @@ def observation_spec(
     """The layout that an environment's argument asks for.
 
     Args:
-        observation: a layout, or the names of its features.
+        observation: a layout, what its ``to_json`` gives, or the names of its features.
         max_depth, top_k: shape of the trees.
         feature_dim, feature_seed: of projected features, where only names are given.
 
     Raises:
         ConfigError: an unknown feature (lists the valid ones), or a layout of other trees.
     """
+    if isinstance(observation, Mapping):
+        observation = ObservationSpec.from_json(dict(observation))
     if not isinstance(observation, ObservationSpec):
-        names = (observation,) if isinstance(observation, str) else tuple(observation)
+        names = feature_names(observation)
         return ObservationSpec(max_depth, top_k, names, feature_dim=feature_dim, feature_seed=feature_seed)
     if (observation.max_depth, observation.top_k) != (max_depth, top_k):
         raise ConfigError(
@@ -128,3 +133,28 @@ def observation_spec(
             f"got {observation.max_depth} and {observation.top_k}"
         )
     return observation
+
+
+def feature_names(observation: Observed) -> tuple[str, ...]:
+    """The features that an environment's argument names, in order.
+
+    Raises:
+        ConfigError: it is no layout and names nothing, or a name is unknown (lists the valid ones).
+    """
+    if isinstance(observation, str):
+        observation = (observation,)
+    if isinstance(observation, Mapping):
+        observation = ObservationSpec.from_json(dict(observation))
+    names: Any = observation.features if isinstance(observation, ObservationSpec) else observation
+    if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
+        raise ConfigError(
+            f"observation: expected names among {', '.join(OBSERVABLE)}, or an ObservationSpec; got {observation!r}"
+        )
+    check_names(names)
+    return tuple(names)
+
+
+def action_mask(depth: ArrayLike, max_depth: int) -> NDArray[np.int8]:
+    """Which actions have an effect of their own after ``depth`` [...] draft calls: [..., 2] int8, stop and continue."""
+    depth = np.asarray(depth)
+    return np.stack([np.ones_like(depth), depth < max_depth], axis=-1).astype(np.int8)

@@ -1,11 +1,11 @@
-"""The replay environment: the rounds of a collected trace, exactly as the live environment would run them."""
+"""The replay environment: the rounds of a collected trace, as the live environment would run them."""
 
 from importlib import resources
 from pathlib import Path
 
 from radar_rl.envs.base import DraftTreeBase
-from radar_rl.envs.problem import Earned, Hardware, Observed, observation_spec
-from radar_rl.errors import TraceError
+from radar_rl.envs.problem import Earned, Hardware, Observed, feature_names, observation_spec
+from radar_rl.errors import InputError, TraceError, check_whole
 from radar_rl.policies.observation import DEFAULT_FEATURES, ObservationSpec
 from radar_rl.rollouts.reading import load_trace
 from radar_rl.rollouts.sessions import ReplayTexts
@@ -19,7 +19,8 @@ class DraftTreeReplayEnv(DraftTreeBase):
     ## Description
     The same decision problem as ``Radar/DraftTree-v0``, with no model: a trace holds, for every position of a text and
     every stopping depth, what the draft head would have seen and what the target would have accepted, so a replayed
-    round is the live round.
+    round is the live round: accepted tokens, rewards and ends exactly, observations up to the last digit of the float16
+    numbers that a trace holds.
 
     ## Action space
     ``Discrete(2)``: 0 stops drafting and verifies, 1 makes another draft call. After ``max_depth`` calls both stop;
@@ -35,7 +36,8 @@ class DraftTreeReplayEnv(DraftTreeBase):
     hardware profile.
 
     ## Starting state
-    A text of the trace is drawn; draft call 1 of its first round has been made.
+    A text of the trace is drawn, or taken by its index: ``reset(options={"text": i})``; draft call 1 of its first round
+    has been made. To play on some prompts only, give a trace of those: ``load_trace(folder, keep=…)``.
 
     ## Episode end
     ``episode="sequence"`` (default): the text ends. ``episode="round"``: a round ends; ``reset()`` then goes on with
@@ -102,21 +104,28 @@ def replayed(
     Raises:
         ConfigError: an unknown feature, or a layout of other trees.
         TraceError: the trace was collected otherwise, or without a feature.
+        InputError: a size is no whole number, or ``traces`` nothing of the kind.
     """
-    names = observation.features if isinstance(observation, ObservationSpec) else observation
-    columns = [name for name in names if name in FEATURES]
-    if not isinstance(traces, Trace):
+    for name, value in {"max_depth": max_depth, "top_k": top_k, "tree_size": tree_size}.items():
+        if value is not None:
+            check_whole(name, value, None)
+    columns = [name for name in feature_names(observation) if name in FEATURES]
+    if isinstance(traces, Trace):
+        traces.check_features(columns)
+    elif not isinstance(traces, str | Path | None):
+        raise InputError(f"traces: expected a Trace or a folder, got {type(traces).__name__}")
+    else:
         traces = load_trace(sample_traces() if traces is None else traces, tree_size=tree_size, features=columns)
     made = traces.settings
     if top_k is not None and top_k != made.top_k:
         raise TraceError(f"top_k: the trace was collected with {made.top_k}, got {top_k}; collect again")
-    depth = made.max_depth if max_depth is None else max_depth
+    texts = ReplayTexts(traces, max_depth=max_depth, tree_size=tree_size, features=columns)
     projections = {"feature_dim": made.feature_dim, "feature_seed": made.feature_seed}
-    spec = observation_spec(observation, max_depth=depth, top_k=made.top_k, **projections)
+    spec = observation_spec(observation, max_depth=texts.max_depth, top_k=made.top_k, **projections)
     for name, collected in projections.items():
         if any(FEATURES[column].projected for column in columns) and getattr(spec, name) != collected:
             raise TraceError(f"{name}: the trace was collected with {collected}, got {getattr(spec, name)}")
-    return ReplayTexts(traces, max_depth=max_depth, tree_size=tree_size, features=columns), spec
+    return texts, spec
 
 
 def sample_traces() -> Path:

@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 
 import radar_rl.envs  # noqa: F401 (registers the environments)
 from radar_rl import __version__
-from radar_rl.envs.problem import observation_box
+from radar_rl.envs.problem import action_mask, observation_box
 from radar_rl.errors import ConfigError, InputError, TraceError
 from radar_rl.policies.observation import ObservationSpec
 from radar_rl.policies.protocol import STOP
@@ -46,7 +46,9 @@ STORAGE = "MINARI_DATASETS_PATH"
 ID_FORM = "[NAMESPACE/]NAME-vNUMBER of letters, digits, - and _, a namespace of two letters or more"
 
 
-def export_minari(rollouts: str | Path, id: str, *, traces: str | None = None, out: str | None = None) -> MinariDataset:
+def export_minari(
+    rollouts: str | Path, id: str, *, traces: str | Path | None = None, out: str | Path | None = None
+) -> MinariDataset:
     """Turn logged rollouts into a Minari data set.
 
     Infos are those of the environments: ``accepted``, ``emitted``, ``draft_calls`` and ``seconds`` of the step that led
@@ -73,6 +75,7 @@ def export_minari(rollouts: str | Path, id: str, *, traces: str | None = None, o
         TraceError: there are no finished rollouts, or ``traces`` are not what they replayed.
     """
     namespace = _namespace(id)
+    traces, out = None if traces is None else str(traces), None if out is None else str(out)
     if out is not None and "://" in out:
         raise InputError(f"out={out}: Minari keeps its data sets in a folder of this machine; copy them from there")
     settings, steps = rollout_settings(rollouts), load_rollouts(rollouts)
@@ -125,7 +128,6 @@ class _Episode:
         # The rest of a round has no column: in a replay it is the profile's, live it was measured with verification.
         rest = settings["hardware"]["rest_seconds"] if settings["env"] == "replay" else 0.0
         seconds = sum(columns[f"{part}_seconds"] for part in ("draft", "verify", "decide")) + rest * ends_round
-        open_to_continue = depth < settings["max_depth"]
         self.buffer = EpisodeBuffer(
             observations=_and_last(columns["observation"].astype(np.float32)),
             actions=columns["action"].astype(np.int64),
@@ -138,7 +140,7 @@ class _Episode:
                 "draft_calls": _after_none(depth * ends_round),
                 "seconds": _after_none(seconds),
                 "position": _and_last(columns["position"]),
-                "action_mask": _and_last(np.stack([np.ones_like(depth), open_to_continue], axis=1).astype(np.int8)),
+                "action_mask": _and_last(action_mask(depth, settings["max_depth"])),
             },
         )
         named = {name: str(columns[name][0]) for name in ("task", "prompt_id", "sequence_id", "policy")}

@@ -11,8 +11,8 @@ from gymnasium.vector import VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from radar_rl.envs.base import wanted_text
-from radar_rl.envs.problem import Earned, Hardware, Observed, Problem
+from radar_rl.envs.base import checked_options, wanted_text
+from radar_rl.envs.problem import Earned, Hardware, Observed, Problem, action_mask
 from radar_rl.envs.replay import replayed
 from radar_rl.errors import ConfigError, InputError, check_whole
 from radar_rl.policies.observation import DEFAULT_FEATURES
@@ -50,7 +50,8 @@ class DraftTreeReplayVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64],
         texts: where the rounds come from.
 
     Raises:
-        ConfigError: ``num_envs`` is no whole number ≥ 1, a render mode, or an unknown reward, episode, hardware or
+        InputError: ``num_envs`` is no whole number ≥ 1.
+        ConfigError: a render mode, or an unknown reward, episode, hardware or
             feature.
         TraceError: the trace was collected otherwise, or without a feature.
     """
@@ -72,10 +73,7 @@ class DraftTreeReplayVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64],
         render_mode: str | None = None,
         copy: bool = True,
     ) -> None:
-        try:
-            check_whole("num_envs", num_envs, 1)
-        except InputError as error:
-            raise ConfigError(str(error)) from error
+        check_whole("num_envs", num_envs, 1)
         if render_mode is not None:
             raise ConfigError(
                 f"render_mode: expected None, got {render_mode!r}; for pictures use gymnasium.make, or "
@@ -126,9 +124,7 @@ class DraftTreeReplayVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64],
     @property
     def action_mask(self) -> NDArray[np.int8]:
         """Of the trees observed now, which actions have an effect of their own: [N, 2] int8, stop and continue."""
-        mask = np.ones((self.num_envs, 2), dtype=np.int8)
-        mask[:, CONTINUE] = self._depth < self.texts.max_depth
-        return mask
+        return action_mask(self._depth, self.texts.max_depth)
 
     def reset(
         self, *, seed: Seeds = None, options: dict[str, Any] | None = None
@@ -227,7 +223,8 @@ class DraftTreeReplayVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64],
             InputError: a number is out of range or there twice, its episode has not ended, or NaN in the trace.
         """
         self._check_ready()
-        rows = np.asarray(rows, dtype=np.int64) if len(rows) == 0 else np.asarray(rows)
+        rows = np.asarray(rows)
+        rows = rows.astype(np.int64) if rows.size == 0 else rows
         if rows.ndim != 1 or rows.dtype.kind not in "iu":
             raise InputError(f"rows: expected [B] of an integer type, got {list(rows.shape)} {rows.dtype}")
         ended = np.zeros(self.num_envs, dtype=np.bool_)
@@ -244,7 +241,10 @@ class DraftTreeReplayVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64],
     def _checked(self, actions: NDArray[np.int64]) -> NDArray[np.int64]:
         """The actions, if the space holds them; those that are ignored may be anything."""
         self._check_ready()
-        chosen = np.asarray(actions)
+        try:
+            chosen = np.asarray(actions)
+        except ValueError as error:
+            raise InputError(f"actions: expected [{self.num_envs}] of an integer type, got {actions!r}") from error
         if chosen.shape != (self.num_envs,) or chosen.dtype.kind not in "iu":
             raise InputError(
                 f"actions: expected [{self.num_envs}] of an integer type, got {list(chosen.shape)} {chosen.dtype}"
@@ -263,6 +263,8 @@ class DraftTreeReplayVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64],
     def _seed_each(self, seed: Seeds) -> list[int | None]:
         if seed is None:
             return [None] * self.num_envs
+        if not isinstance(seed, Integral | Sequence | np.ndarray) or isinstance(seed, str):
+            raise InputError(f"seed: expected a whole number or {self.num_envs} of them, got {seed!r}")
         if isinstance(seed, int | np.integer):
             return [int(seed) + i for i in range(self.num_envs)]
         seeds = [int(number) if isinstance(number, Integral) else number for number in seed]
@@ -272,11 +274,10 @@ class DraftTreeReplayVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64],
 
     def _wanted_texts(self, options: dict[str, Any] | None) -> Rows | None:
         """The text that each sub-environment is to take, [N]; None: they draw."""
-        wanted = (options or {}).get("text")
+        wanted = checked_options(options).get("text")
         if wanted is None or isinstance(wanted, Integral):
             text = wanted_text(options, len(self.texts))
             return None if text is None else np.full(self.num_envs, text)
-        wanted_text({**(options or {}), "text": None}, len(self.texts))  # no option but this one
         texts = np.asarray(wanted)
         if texts.shape != (self.num_envs,) or texts.dtype.kind not in "iu":
             raise InputError(

@@ -70,11 +70,7 @@ class ObservationSpec:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "features", tuple(self.features))
-        unknown = [name for name in self.features if name not in OBSERVABLE]
-        if unknown or not self.features:
-            raise ConfigError(f"unknown observation features {unknown}; valid: {', '.join(OBSERVABLE)}")
-        if len(set(self.features)) < len(self.features):
-            raise ConfigError(f"observation features: each once, please; got {', '.join(self.features)}")
+        check_names(self.features)
         if self.max_depth < 1 or self.top_k < 1:
             raise ConfigError(f"max_depth and top_k must be positive, got {self.max_depth} and {self.top_k}")
         checked_names(self.columns, self.feature_dim)
@@ -268,3 +264,16 @@ class ObservationSpec:
     def digest(self) -> str:
         """Hash of the layout: equal digests mean observations that can be exchanged."""
         return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def check_names(features: Sequence[str]) -> None:
+    """Refuse features that no observation can hold.
+
+    Raises:
+        ConfigError: there are none, one is unknown (lists the valid ones), or there twice.
+    """
+    unknown = [name for name in features if name not in OBSERVABLE]
+    if unknown or not features:
+        raise ConfigError(f"unknown observation features {unknown}; valid: {', '.join(OBSERVABLE)}")
+    if len(set(features)) < len(features):
+        raise ConfigError(f"observation features: each once, please; got {', '.join(features)}")

@@ -8,7 +8,7 @@ from typing import TypeVar, Unpack, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from radar_rl.errors import InputError
+from radar_rl.errors import InputError, check_whole
 from radar_rl.rollouts.sessions import Outcome, TextName, TextSession, near_cut
 from radar_rl.rollouts.tasks import Prompt, Skipped
 from radar_rl.rollouts.view import TreeView
@@ -23,6 +23,9 @@ from radar_rl.speculative.text import DraftOptions, Options, Round
 T = TypeVar("T")
 
 log = getLogger(__name__)
+
+SHOWN_TOKENS = 100
+"""Of the text before a tree, how much ``written`` spells: more than any picture has room for."""
 
 
 def timed(pair: Pair, step: Callable[[], T]) -> tuple[T, float]:
@@ -84,10 +87,11 @@ class LiveSession:
         )
 
     def written(self) -> str:
-        """What the target has said before the newest tree."""
+        """What the target has said before the newest tree: the end of it."""
         emitted = 0 if self._round is None else len(self._round.emitted)
         token_ids = self.session.token_ids
-        return self._spelt(token_ids[: len(token_ids) - emitted])
+        before = len(token_ids) - emitted
+        return self._spelt(token_ids[max(0, before - SHOWN_TOKENS) : before])
 
     def _spelt(self, token_ids: Sequence[int]) -> str:
         """Tokens as text; as their numbers where the target came without a tokenizer."""
@@ -211,7 +215,10 @@ class LiveTexts:
         defaults: DraftOptions = {"max_depth": 8, "top_k": 10, "tree_size": 60, "max_new_tokens": 96, "seed": 0}
         self.pair, self.options, self.target = pair, defaults | options, pair.label
         self.max_depth, self.top_k = self.options["max_depth"], self.options["top_k"]
-        self.tree_size = self.options["tree_size"]
+        self.tree_size, self.widen_first_level = self.options["tree_size"], self.options.get("widen_first_level", False)
+        pair.check_shape(self.max_depth, self.top_k, self.tree_size, self.widen_first_level)
+        check_whole("seed", self.options["seed"], None)
+        check_whole("max_new_tokens", self.options["max_new_tokens"], 1)
         encoded = [tuple(prompt.encode(pair)) for prompt in prompts]
         for prompt, ids in zip(prompts, encoded, strict=True):
             try:

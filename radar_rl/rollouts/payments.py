@@ -35,9 +35,18 @@ class Payments:
     decide_seconds: float
 
     @classmethod
-    def of(cls, hardware: HardwareProfile, reward: Reward, *, max_depth: int, top_k: int, tree_size: int) -> "Payments":
+    def of(
+        cls,
+        hardware: HardwareProfile,
+        reward: Reward,
+        *,
+        max_depth: int,
+        top_k: int,
+        tree_size: int,
+        widen_first_level: bool = False,
+    ) -> "Payments":
         """The tables of one machine, reward and tree shape."""
-        nodes = tree_nodes(max_depth, top_k, tree_size)
+        nodes = tree_nodes(max_depth, top_k, tree_size, widen_first_level)
         emitted = np.broadcast_to(np.arange(max_depth + 2)[:, None], (max_depth + 2, max_depth))
         draft, verify = hardware.draft(max_depth), hardware.verify(nodes)
         decided = np.full(max_depth, hardware.decide_seconds)

@@ -123,7 +123,9 @@ def trace_parts(
         table = _table(found, "trace", name, made_with, [*TRACE_COLUMNS, *features])
         texts = _table(found, "sequences", name, made_with, SEQUENCE_COLUMNS)
         part = _part(found.store.show(name), settings, widen_first_level, table, texts)
-        part = replace(part, features={column: _feature(table[column], column, made_with) for column in features})
+        file = found.store.show(f"trace/{name}.parquet")
+        columns = {column: _feature(file, table[column], column, made_with) for column in features}
+        part = replace(part, features=columns)
         yield part if keep is None else part.select(keep(part.sequences))
 
 
@@ -149,14 +151,14 @@ def _shape(name: str, made_with: TraceSettings) -> tuple[int, ...]:
     )
 
 
-def _feature(column: pa.ChunkedArray, name: str, made_with: TraceSettings) -> NDArray[Any]:
+def _feature(file: str, column: pa.ChunkedArray, name: str, made_with: TraceSettings) -> NDArray[Any]:
     """A feature column as an array, [rows, …]."""
     shape = _shape(name, made_with)
     if len(column) == 0:
         return np.empty((0, *shape), FEATURES[name].dtype)
     values = _flat(column) if shape else column.to_numpy()
     if np.isnan(values).any():
-        raise TraceError(f"{name}: the feature holds NaN; its file was altered, or a model is damaged")
+        raise TraceError(f"{file}: the feature {name} holds NaN; it was altered, or a model is damaged")
     return np.asarray(values.reshape(-1, *shape))
 
 

@@ -111,7 +111,7 @@ def rollout(
     if env == "live" and samples > 1 and temperature == 0:
         raise ConfigError(f"samples={samples} with temperature=0 would make the same text again; set a temperature")
     decides = policy_from_string(policy, seed=seed)
-    shape = {"max_depth": max_depth, "top_k": top_k, "tree_size": tree_size}
+    shape: dict[str, Any] = {"max_depth": max_depth, "top_k": top_k, "tree_size": tree_size}
     Sampling(temperature, sample_top_k, sample_top_p)  # which says what is wrong with it, before anything is written
     texts: Texts
     skipped: list[Skipped] = []

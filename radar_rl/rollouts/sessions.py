@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from radar_rl.errors import TraceError
+from radar_rl.errors import TraceError, check_whole
 from radar_rl.rollouts.trace import Trace
 from radar_rl.rollouts.view import TreeView
 from radar_rl.speculative.features import FEATURES
@@ -50,7 +50,7 @@ class TextSession(Protocol):
         """The newest tree: as it stands, or as it was verified where the round is over."""
 
     def written(self) -> str | None:
-        """What the target has said before the newest tree, the root token last; None where tokens are not known."""
+        """The end of what the target has said before the newest tree, root token last; None where it is not known."""
 
 
 class TextBatch(Protocol):
@@ -93,12 +93,14 @@ class Texts(Protocol):
     Attributes:
         target: whose texts they are, ``NAME@HASH``; behind it the shape that it was inflated to, if it was.
         max_depth, top_k, tree_size: draft calls, beam width, nodes verified (root included).
+        widen_first_level: whether ``tree_size - 1`` children are verified after call 1 (RADAR), instead of ``top_k``.
     """
 
     target: str
     max_depth: int
     top_k: int
     tree_size: int
+    widen_first_level: bool
 
     def __len__(self) -> int:
         """How many there are."""
@@ -146,6 +148,7 @@ class ReplaySession:
     def draft(self) -> DraftState:
         """Make one more draft call."""
         texts, trace = self._texts, self._texts.trace
+        self._confidences = self._confidences.copy()  # a state that somebody kept sees no call after its own
         self._confidences[self._depth] = trace.confidences[self._row, self._depth]
         self._depth += 1
         features = partial(texts.features_at, self._row, self._depth) if texts.features else None
@@ -228,7 +231,8 @@ class ReplayTexts:
 
     Raises:
         TraceError: the trace was collected with fewer draft calls than asked for, was read for another tree size or
-            without a feature, or holds no rows.
+            without a feature, holds no rows, or accepts more than was drafted.
+        InputError: a size is no whole number.
     """
 
     def __init__(
@@ -240,8 +244,12 @@ class ReplayTexts:
         features: Sequence[str] = (),
     ) -> None:
         collected = trace.settings
+        for name, value in {"max_depth": max_depth, "tree_size": tree_size}.items():
+            if value is not None:
+                check_whole(name, value, None)
         self.max_depth = collected.max_depth if max_depth is None else max_depth
         self.tree_size, self.target = collected.tree_size, collected.target
+        self.widen_first_level = trace.widen_first_level
         self.top_k = collected.top_k
         if not 1 <= self.max_depth <= collected.max_depth:
             raise TraceError(f"max_depth: expected 1 … {collected.max_depth} (as collected), got {self.max_depth}")
@@ -249,6 +257,9 @@ class ReplayTexts:
             raise TraceError("the trace holds no rows: every text ended with its first token")
         trace.check_tree_size(tree_size)
         trace.check_features(features)
+        most = trace.accepted.max(axis=0)
+        if (most > np.arange(1, len(most) + 1)).any():
+            raise TraceError(f"accepted: expected at most a token a draft call, got {most.tolist()} after call 1, 2, …")
         calls = slice(self.max_depth)
         cuts = {name: tuple(calls for axis in FEATURES[name].axes if axis == "max_depth") for name in features}
         self.features = {name: trace.features[name][(slice(None), *cut)] for name, cut in cuts.items()}

@@ -196,9 +196,10 @@ class SpeculativeBatch:
                 # Beside a head, half of the tree at most: what an index proposes past that seldom outdoes the head.
                 limit = self.tree_size // 2 if self._head_drafts else self.tree_size - 1
                 self._proposed = proposals([self.texts[i].index for i in self.active], limit, device)
-            self._reading.note_root(self._asked.of_root(self._newest(self._features)))
+            if "target" in self._asked.names:
+                self._reading.note_root(self._asked.of_root(self._newest(self._features)))
         if "ngram" in self._asked.names:
-            self._reading.features["ngram"][:] = [match_length(self.texts[i].index) for i in self.active]
+            self._reading.note_matches([match_length(self.texts[i].index) for i in self.active])
         self._in_round = True
         return self._states(range(active))
 

@@ -161,7 +161,9 @@ def checked_names(names: Sequence[str], feature_dim: int) -> tuple[str, ...]:
         try:
             check_whole("feature_dim", feature_dim, 1)
         except ValueError as error:
-            raise ConfigError(f"{error}; features=[hidden,target] are projected to so many numbers") from error
+            raise ConfigError(
+                f"{error}; hidden and target are projected to so many numbers: set it in collect, or an ObservationSpec"
+            ) from error
     return ordered
 
 

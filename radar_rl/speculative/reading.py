@@ -45,6 +45,10 @@ class RoundReading:
         rows = list(range(len(self.confidences)))
         self._unread.extend(_Unread(self.features[name], rows, values) for name, values in features.items())
 
+    def note_matches(self, lengths: Sequence[int]) -> None:
+        """The feature ``ngram`` of each text, which the host knows."""
+        self.features["ngram"][:] = lengths
+
     def note_call(self, call: int, rows: Sequence[int], scores: Tensor, features: dict[str, Tensor]) -> None:
         """What a draft call told of some texts.
 

@@ -1,16 +1,20 @@
 """What the environments share, tried on replay, which needs no model; test_conformance.py has the laws of all."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
+from gymnasium.envs.registration import EnvSpec
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from synthetic_trace import HARDWARE, make_trace, with_features, write_collection
+from synthetic_trace import HARDWARE, MadeTrace, make_trace, with_features, write_collection
 
-from radar_rl.envs import DraftTreeReplayEnv
-from radar_rl.errors import ConfigError, InputError, TraceError
+from radar_rl.envs import DraftTreeReplayEnv, DraftTreeReplayVectorEnv
+from radar_rl.errors import ConfigError, InputError, RadarError, TraceError
+from radar_rl.offline.walk import Outcomes
 from radar_rl.policies import ObservationSpec
 from radar_rl.rollouts import Reward, Trace
 
@@ -131,6 +135,81 @@ def test_wrong_steps_are_named(trace: Trace) -> None:
     env.step(0)
     with pytest.raises(InputError, match="over"):
         env.step(0)
+
+
+@pytest.mark.parametrize("make", [DraftTreeReplayEnv, partial(DraftTreeReplayVectorEnv, 2)])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"max_depth": 1.5}, "max_depth: expected a whole number, got 1.5"),
+        ({"max_depth": True}, "max_depth: expected a whole number"),
+        ({"max_depth": 0}, "max_depth: expected 1 … 8"),
+        ({"max_depth": 9}, "max_depth: expected 1 … 8"),
+        ({"tree_size": "60"}, "tree_size: expected a whole number, got '60'"),
+        ({"tree_size": 2.5}, "tree_size: expected a whole number"),
+        ({"top_k": "a"}, "top_k: expected a whole number"),
+        ({"reward": 5}, "reward: expected one of throughput, linear, radar"),
+        ({"reward": None}, "reward: expected one of"),
+        ({"observation": None}, "observation: expected names among confidences, depth, entropy"),
+        ({"observation": [5]}, "observation: expected names among"),
+        ({"observation": []}, "valid: confidences, depth"),
+        ({"observation": {"max_depth": 8}}, "expected keys"),
+        ({"observation": ["hidden"]}, "read without hidden"),
+        ({"observation": "entropy"}, "read without entropy"),
+        ({"hardware": {"name": "half"}}, "hardware: not a hardware profile"),
+        ({"traces": 5}, "traces: expected a Trace or a folder, got int"),
+    ],
+)
+def test_wrong_types_are_named(trace: Trace, make: Any, arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(RadarError, match=message):
+        make(**{"traces": trace, "hardware": HARDWARE, **arguments})
+
+
+def test_one_feature_may_be_named_alone(trace: Trace, tmp_path: Path) -> None:
+    folder = write_collection(tmp_path / "traces", with_features(trace))  # type: ignore[arg-type]
+    for make in (DraftTreeReplayEnv, partial(DraftTreeReplayVectorEnv, 2)):
+        assert make(traces=folder, hardware=HARDWARE, observation="entropy").reset(seed=0)[0].shape[-1] == 8
+
+
+def test_wrong_options_leave_the_draws_alone(trace: Trace) -> None:
+    one, other = (DraftTreeReplayEnv(trace, hardware=HARDWARE) for _ in range(2))
+    for env in (one, other):
+        env.reset(seed=3)
+    for options in ({"prompt": 1}, {"text": 99}, 5, []):
+        with pytest.raises(InputError, match="options"):
+            one.reset(seed=9, options=options)  # type: ignore[arg-type]
+    drawn = [[env.reset()[1]["text"] for _ in range(10)] for env in (one, other)]
+    assert drawn[0] == drawn[1]
+
+
+def test_a_widened_first_level_is_paid_for(trace: MadeTrace) -> None:
+    """Stopping after call 1 verifies 59 children then, as the walk of the evaluation has it."""
+    widened = trace.at(60, widen_first_level=True)
+    for traces in (trace, widened):
+        env = DraftTreeReplayEnv(traces, hardware=HARDWARE)
+        env.reset(seed=0)
+        outcomes = Outcomes.of(traces, HARDWARE)
+        assert env.step(0)[4]["seconds"] == pytest.approx(outcomes.seconds[0] + HARDWARE.decide_seconds)
+    assert outcomes.nodes[0] == 60
+
+
+def test_a_trace_that_accepts_more_than_was_drafted_is_refused(trace: Trace) -> None:
+    trace.accepted[4, 2] = 200
+    with pytest.raises(TraceError, match="at most a token a draft call"):
+        DraftTreeReplayEnv(trace, hardware=HARDWARE)
+
+
+def test_a_spec_survives_json(tmp_path: Path, trace: Trace) -> None:
+    """What Gymnasium writes of an environment makes it again."""
+    folder = write_collection(tmp_path / "traces", with_features(trace))  # type: ignore[arg-type]
+    chosen = ObservationSpec(features=("entropy", "hidden", "depth"), floor=-9.0, feature_dim=3)
+    arguments: dict[str, Any] = {"hardware": HARDWARE, "reward": Reward("linear"), "observation": chosen}
+    env = gymnasium.make("radar_rl.envs:Radar/DraftTreeReplay-v0", traces=str(folder), **arguments)
+    assert env.spec is not None
+    again = gymnasium.make(EnvSpec.from_json(env.spec.to_json()))
+    np.testing.assert_array_equal(env.reset(seed=1)[0], again.reset(seed=1)[0])
+    assert again.unwrapped.problem.spec == chosen  # type: ignore[attr-defined]
+    assert again.unwrapped.problem.reward == Reward("linear")  # type: ignore[attr-defined]
 
 
 def test_wrong_arguments_are_named(trace: Trace) -> None:

@@ -11,7 +11,7 @@ import pytest
 from gymnasium.wrappers import RecordVideo
 
 from radar_rl.envs import DraftTreeEnv, DraftTreeReplayEnv, DraftTreeWallClockEnv
-from radar_rl.errors import ConfigError, InputError
+from radar_rl.errors import ConfigError, InputError, RadarError
 from radar_rl.policies import ObservationSpec
 from radar_rl.rollouts import Prompt, Sequences, Trace, TraceSettings, sequence_seed
 from radar_rl.rollouts.trace import accepted_tokens
@@ -220,6 +220,30 @@ def test_a_pair_may_be_a_model_mapping(pair: Pair) -> None:
     assert env.reset(seed=0)[1]["position"] == len(pair.encode_prompt("Name a colour."))
     with pytest.raises(ConfigError, match="dtype"):
         DraftTreeEnv(model | {"dtype": "int4"})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"prompts": "Hello"}, "prompts: expected a list"),
+        ({"prompts": 5}, "prompts: expected a list"),
+        ({"prompts": [5]}, "prompts-1: expected a message"),
+        ({"prompts": ["Hello", None]}, "prompts-2: expected a message"),
+        ({"seed": "a"}, "seed: expected a whole number"),
+        ({"seed": 1.5}, "seed: expected a whole number"),
+        ({"max_depth": 1.5}, "max_depth: expected a whole number"),
+        ({"top_k": "a"}, "top_k: expected a whole number"),
+        ({"tree_size": 1}, "tree_size: expected a whole number ≥ 2"),
+        ({"max_new_tokens": 0}, "max_new_tokens: expected a whole number ≥ 1"),
+        ({"pair": 5}, "pair: expected a Pair"),
+        ({"pair": {"tgt": "pocket"}}, "pair: expected a mapping with target"),
+        ({"temperature": -1.0}, "temperature"),
+        ({"sample_top_p": 0.0}, "top_p"),
+    ],
+)
+def test_wrong_types_are_named(pair: Pair, arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(RadarError, match=message):
+        DraftTreeEnv(**{"pair": pair, "prompts": ["Hello."], **arguments}).reset()
 
 
 def test_bad_prompts_are_named(pair: Pair) -> None:

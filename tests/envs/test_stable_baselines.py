@@ -65,7 +65,7 @@ def test_it_is_the_vector_environment_stepped_by_hand(trace: Trace) -> None:
     envs.seed(3)
     observations, _ = native.reset(seed=3)
     assert np.array_equal(envs.reset(), observations)
-    rng, over = np.random.default_rng(1), np.zeros(5, dtype=bool)
+    rng, over, begun = np.random.default_rng(1), np.zeros(5, dtype=bool), np.zeros(5, dtype=bool)
     for _ in range(60):
         actions = rng.integers(2, size=5)
         shown, rewards, dones, infos = envs.step(actions)
@@ -76,6 +76,8 @@ def test_it_is_the_vector_environment_stepped_by_hand(trace: Trace) -> None:
             assert np.array_equal(infos[i]["terminal_observation"], observations[i])
         observations[over] = native.reset_rows(np.flatnonzero(over))
         assert np.array_equal(shown, observations)
+        begun |= over
+        assert [info == {} for info in envs.reset_infos] == begun.tolist()  # nothing is told of episodes in between
 
 
 def test_what_was_shown_stays(trace: Trace) -> None:

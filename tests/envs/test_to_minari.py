@@ -172,6 +172,28 @@ def test_without_the_trace_there_is_no_environment(tmp_path: Path, monkeypatch: 
     assert dataset.observation_space.shape == dataset[0].observations.shape[1:]
 
 
+def test_the_environment_is_priced_as_the_rollouts_were(tmp_path: Path) -> None:
+    rolled, priced = tmp_path / "rollouts", ["hardware=gpu_fast", "reward=linear", "reward.cost=0.25", "max_depth=5"]
+    logged = ["env=replay", "policy=threshold:0.3", f"traces={SAMPLE / 'traces'}", "episodes=3", f"out={rolled}"]
+    assert cli.main(["rollout", *logged, *priced]) == 0
+    dataset = export_minari(rolled, ID, traces=SAMPLE / "traces", out=tmp_path / "minari")
+    env = dataset.recover_environment().unwrapped
+    assert (env.problem.hardware.name, env.problem.reward.cost) == (rollout_settings(rolled)["hardware"]["name"], 0.25)
+    for episode, text in texts(dataset, env):
+        assert follows_its_actions(episode, env, text)
+
+
+def test_live_seconds_are_the_measured_ones(tmp_path: Path) -> None:
+    rolled = tmp_path / "rollouts"
+    small = ["tasks=[instructions]", "limit=2", "max_new_tokens=8", "hardware=pocket_cpu"]
+    assert cli.main(["rollout", "env=live", "policy=static:2", *small, f"out={rolled}"]) == 0
+    dataset = export_minari(rolled, ID, out=tmp_path / "minari")
+    steps = load_rollouts(rolled)
+    measured = steps.select("draft_seconds", "verify_seconds", "decide_seconds").sum().row(0)
+    told = sum(float(episode.infos["seconds"].sum()) for episode in dataset.iterate_episodes())
+    assert told == pytest.approx(sum(measured))
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [

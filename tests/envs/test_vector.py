@@ -339,6 +339,15 @@ def test_wrong_actions_are_named(trace: Trace) -> None:
     envs.step(np.array([99, 1, 1]))  # the first begins anew and ignores its action
 
 
+def test_ragged_actions_and_no_rows_are_named(trace: Trace) -> None:
+    envs = DraftTreeReplayVectorEnv(2, trace, hardware=HARDWARE)
+    envs.reset(seed=0)
+    with pytest.raises(InputError, match="of an integer type"):
+        envs.step([[0, 1], [0]])  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="rows: expected"):
+        envs.reset_rows(None)  # type: ignore[arg-type]
+
+
 def test_wrong_resets_are_named(trace: Trace) -> None:
     envs = DraftTreeReplayVectorEnv(3, trace, hardware=HARDWARE)
     wrong: list[tuple[dict[str, Any], str]] = [
@@ -347,6 +356,8 @@ def test_wrong_resets_are_named(trace: Trace) -> None:
         ({"options": {"text": np.array([0, 1, 6])}}, "0 … 5"),
         ({"options": {"text": np.array([0, 1])}}, r"a text or \[3\] of an integer type, got \[2\] int64"),
         ({"options": {"text": "first"}}, "of an integer type"),
+        ({"options": 5}, "expected a mapping, got 5"),
+        ({"seed": 1.5}, "seed: expected a whole number or 3 of them, got 1.5"),
         ({"options": {"prompt": 1}}, "unknown prompt; valid: text"),
         ({"options": {"prompt": 1, "text": np.zeros(3, int)}}, "unknown prompt; valid: text"),
     ]
@@ -360,8 +371,8 @@ def test_wrong_resets_are_named(trace: Trace) -> None:
 
 def test_wrong_arguments_are_named(trace: Trace) -> None:
     wrong: list[tuple[dict[str, Any], type[Exception], str]] = [
-        ({"num_envs": 0}, ConfigError, "num_envs: expected a whole number ≥ 1, got 0"),
-        ({"num_envs": 2.5}, ConfigError, "num_envs"),
+        ({"num_envs": 0}, InputError, "num_envs: expected a whole number ≥ 1, got 0"),
+        ({"num_envs": 2.5}, InputError, "num_envs"),
         ({"render_mode": "ansi"}, ConfigError, 'gymnasium.make, or .*vectorization_mode="sync"'),
         ({"reward": "speed"}, ConfigError, "valid: throughput, linear, radar"),
         ({"episode": "day"}, ConfigError, "valid: sequence, round"),

@@ -118,7 +118,7 @@ def test_nan_in_a_feature_is_named(tmp_path: Path) -> None:
     made.features["margin"][5, 2] = np.nan
     folder = write_collection(tmp_path / "traces", made)
     load_trace(folder, features=["entropy"])
-    with pytest.raises(TraceError, match="margin: the feature holds NaN"):
+    with pytest.raises(TraceError, match=r"trace.part-00000.parquet: the feature margin holds NaN"):
         load_trace(folder, features=["margin"])
 
 

@@ -81,6 +81,12 @@ def test_a_replayed_state_has_the_features_of_its_calls_only(trace: Trace) -> No
     assert ReplayTexts(trace).open(1).begin().features == {}
 
 
+def test_a_state_that_was_kept_sees_no_later_call(trace: Trace) -> None:
+    session = ReplayTexts(trace).open(0)
+    states = [session.begin(), session.draft(), session.draft()]
+    assert [int(np.isfinite(state.confidences).any(axis=1).sum()) for state in states] == [1, 2, 3]
+
+
 def test_features_that_a_trace_was_not_read_with_are_named(trace: Trace) -> None:
     with pytest.raises(TraceError, match=r"read without entropy,mass \(it was collected with: none\)"):
         ReplayTexts(trace, features=["entropy", "mass"])
