@@ -14,12 +14,12 @@ from radar_rl.speculative.state import Confidences, FeatureValues
 
 
 class _Unread(NamedTuple):
-    """Numbers still on the device: where they go, of which rows, and of which draft call confidences are."""
+    """Numbers still on the device: where they go, of which rows, and what they are in words."""
 
     into: NDArray[Any]
     rows: list[int]
     values: Tensor
-    call: int | None = None
+    what: str
 
 
 class RoundReading:
@@ -43,7 +43,8 @@ class RoundReading:
     def note_root(self, features: dict[str, Tensor]) -> None:
         """Features of where the texts' rounds start: by name, [texts, …]."""
         rows = list(range(len(self.confidences)))
-        self._unread.extend(_Unread(self.features[name], rows, values) for name, values in features.items())
+        what = "the target's features hold NaN where a round starts"
+        self._unread.extend(_Unread(self.features[name], rows, values, what) for name, values in features.items())
 
     def note_matches(self, lengths: Sequence[int]) -> None:
         """The feature ``ngram`` of each text, which the host knows."""
@@ -58,10 +59,11 @@ class RoundReading:
             scores: [R, top_k], the newest beam's.
             features: by name, [R, …].
         """
-        members = list(rows)
-        self._unread.append(_Unread(self.confidences[:, call - 1], members, scores, call))
+        members, what = list(rows), f"the draft head's lm_head returned NaN in draft call {call}"
+        self._unread.append(_Unread(self.confidences[:, call - 1], members, scores, what))
         for name, values in features.items():
-            self._unread.append(_Unread(self.features[name][:, call - 1], members, values))
+            what = f"the draft head's {name} is NaN in draft call {call}"
+            self._unread.append(_Unread(self.features[name][:, call - 1], members, values, what))
 
     def confidences_of(self, row: int, depth: int) -> Confidences:
         """[max_depth, top_k] of one text after ``depth`` calls."""
@@ -81,14 +83,14 @@ class RoundReading:
         """The one device → host read: what was not read yet, and what else is asked for, each [B].
 
         Raises:
-            ModelOutputError: the head returned NaN.
+            ModelOutputError: a model returned NaN; says which and when.
         """
         parts = [*(unread.values for unread in self._unread), *more]
         together = torch.cat([part.flatten().float() for part in parts]).cpu().numpy()
         read = np.split(together, np.cumsum([part.numel() for part in parts])[:-1])
         for unread, values in zip(self._unread, read, strict=False):
-            if unread.call is not None and np.isnan(values).any():
-                raise ModelOutputError(f"the draft head's lm_head returned NaN in draft call {unread.call}")
+            if np.isnan(values).any():
+                raise ModelOutputError(unread.what)
             unread.into[unread.rows] = values.reshape(unread.values.shape)
         read = read[len(self._unread) :]
         self._unread = []

@@ -10,14 +10,14 @@ import torch
 from tiny_pair import write_tiny_pair
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from radar_rl.errors import ConfigError, InputError
+from radar_rl.errors import ConfigError, InputError, ModelOutputError
 from radar_rl.policies import CONTINUE, STOP, StaticDepth
 from radar_rl.policies.protocol import MemorylessPolicy
 from radar_rl.policies.random import RandomStop
 from radar_rl.policies.threshold import ConfidenceThreshold
 from radar_rl.runtime import SpeculativeDecoder, autoregressive
 from radar_rl.speculative import DraftState, Pair, SpeculativeBatch, SpeculativeSession, load_pair
-from radar_rl.speculative.features import FEATURES
+from radar_rl.speculative.features import FEATURES, Features
 from radar_rl.speculative.text import Options
 
 POLICIES = [StaticDepth(3), RandomStop(0.6, 1), ConfidenceThreshold(0.4)]
@@ -222,6 +222,24 @@ def test_features_that_cannot_be_had_are_named(pocket: Pair, prompts: list[list[
     early.begin()
     with pytest.raises(RuntimeError, match="after its round was over"):
         _ = state.features
+
+
+@pytest.mark.parametrize(
+    ("method", "asked", "message"),
+    [
+        ("of_root", "target", "the target's features hold NaN"),
+        ("of_call", "hidden", "the draft head's hidden is NaN in draft call 1"),
+    ],
+)
+def test_nan_in_features_is_named(
+    pocket: Pair, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch, method: str, asked: str, message: str
+) -> None:
+    monkeypatch.setattr(Features, method, lambda *_: {asked: torch.full((1, 2), torch.nan)})
+    batch = SpeculativeBatch(pocket, prompts[:1], features=[asked], feature_dim=2)
+    state = batch.begin()[0]
+    with pytest.raises(ModelOutputError, match=message):
+        _ = state.features
+    batch.verify()  # whose numbers are sound
 
 
 def test_the_tree_as_it_stands_is_the_one_that_is_verified(pocket: Pair, prompts: list[list[int]]) -> None:
