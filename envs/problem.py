@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from radar_rl.configs import choices
 from radar_rl.errors import ConfigError
 from radar_rl.policies.observation import OBSERVABLE, ObservationSpec, check_names
+from radar_rl.policies.protocol import CONTINUE
 from radar_rl.rollouts.payments import Payments
 from radar_rl.rollouts.reward import KINDS, Reward
 from radar_rl.rollouts.sessions import Texts
@@ -156,5 +157,6 @@ def feature_names(observation: Observed) -> tuple[str, ...]:
 
 def action_mask(depth: ArrayLike, max_depth: int) -> NDArray[np.int8]:
     """Which actions have an effect of their own after ``depth`` [...] draft calls: [..., 2] int8, stop and continue."""
-    depth = np.asarray(depth)
-    return np.stack([np.ones_like(depth), depth < max_depth], axis=-1).astype(np.int8)
+    mask = np.ones((*np.shape(depth), 2), dtype=np.int8)
+    mask[..., CONTINUE] = np.less(depth, max_depth)
+    return mask
