@@ -37,6 +37,7 @@ def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Calls]:
         model: dict[str, Any],
         wandb: str,
         tree_size: int | None,
+        observation: list[str],
     ) -> None:
         noted.append(dict(locals()))
 

@@ -14,10 +14,12 @@ from radar_rl.evaluation.statistics import MIN_PROMPTS
 from radar_rl.offline.run import Run, load_run
 from radar_rl.offline.tuning import tune_rules
 from radar_rl.offline.walk import Outcomes
+from radar_rl.policies import LearnedPolicy
 from radar_rl.rollouts import load_trace, trace_settings
 from radar_rl.rollouts.split import held_out as is_held_out
 from radar_rl.rollouts.trace import Trace, TraceSettings
 from radar_rl.runtime.profiler import resolve_hardware
+from radar_rl.speculative.features import FEATURES
 
 TABLE_FILE = "evaluation.parquet"
 PICTURE_FILE = "comparison.png"
@@ -79,11 +81,12 @@ def evaluate(
         made_by=asdict(made),
         allow_other_pair=allow_other_pair,
     )
+    features = _features(loaded, made)
     # The same hash orders prompts for every fraction, so what the smallest one holds out, all of them do.
     fraction = min((run.held_out for run in loaded), default=held_out)
     # One half after the other: the rules are all that is left of the training texts when the held-out ones are loaded.
     rules = tune_rules(Outcomes.of(_half(traces, fraction, size, held=False), profile))
-    outcomes = Outcomes.of(_half(traces, fraction, size, held=True), profile)
+    outcomes = Outcomes.of(_half(traces, fraction, size, held=True, features=features), profile)
     learned = [
         (name, run.policy, run.about["training_seconds"]) for name, run in zip(_names(loaded), loaded, strict=True)
     ]
@@ -121,9 +124,33 @@ def _agreed_tree_size(runs: Sequence[Run], settings: TraceSettings) -> int:
     return sizes.pop() if len(sizes) == 1 else settings.tree_size
 
 
-def _half(traces: str, fraction: float, tree_size: int, *, held: bool) -> Trace:
+def _features(runs: Sequence[Run], settings: TraceSettings) -> list[str]:
+    """The features that the runs' policies look at, which the trace must have been collected with alike.
+
+    Raises:
+        TraceError: it was collected with other projections.
+    """
+    specs = [(run, run.policy.spec) for run in runs if isinstance(run.policy, LearnedPolicy)]
+    for run, spec in specs:
+        for name in ("feature_dim", "feature_seed"):
+            if any(FEATURES[column].projected for column in spec.columns) and getattr(spec, name) != getattr(
+                settings, name
+            ):
+                raise TraceError(
+                    f"{run.folder}: trained with {name}={getattr(spec, name)}, the trace was collected with "
+                    f"{getattr(settings, name)}; collect it alike"
+                )
+    return [name for name in FEATURES if any(name in spec.columns for _, spec in specs)]
+
+
+def _half(traces: str, fraction: float, tree_size: int, *, held: bool, features: Sequence[str] = ()) -> Trace:
     """The held-out texts, or the others, which rules are tuned on."""
-    trace = load_trace(traces, tree_size=tree_size, keep=lambda texts: is_held_out(texts.prompt_id, fraction) == held)
+    trace = load_trace(
+        traces,
+        tree_size=tree_size,
+        keep=lambda texts: is_held_out(texts.prompt_id, fraction) == held,
+        features=features,
+    )
     if not len(trace):
         what = "evaluate on" if held else "tune rules on"
         raise TraceError(f"{traces}: at held_out={fraction} none of its texts is left to {what}; collect more prompts")

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from radar_rl.offline.backend import d3rlpy
 from radar_rl.offline.transitions import TransitionSource
 from radar_rl.policies.observation import ObservationSpec
+from radar_rl.speculative.state import FeatureValues
 
 ACTIONS = 2
 
@@ -30,10 +31,14 @@ class TraceObservations:
     Args:
         spec: the layout.
         confidences: [N, max_depth, top_k] float16.
+        features: by name, [N, …]; at least those of the layout.
     """
 
-    def __init__(self, spec: ObservationSpec, confidences: NDArray[np.float16]) -> None:
+    def __init__(
+        self, spec: ObservationSpec, confidences: NDArray[np.float16], features: FeatureValues | None = None
+    ) -> None:
         self.spec, self.confidences = spec, confidences
+        self.features = {name: (features or {})[name] for name in spec.columns}
 
     @property
     def size(self) -> int:
@@ -42,7 +47,8 @@ class TraceObservations:
 
     def observe(self, rows: NDArray[np.integer], depths: NDArray[np.integer]) -> NDArray[np.float32]:
         """Observations of states: [B], [B] → [B, size] float32."""
-        return self.spec.build(self.confidences.take(rows, axis=0), depths)  # faster than indexing
+        taken = {name: values.take(rows, axis=0) for name, values in self.features.items()}
+        return self.spec.build(self.confidences.take(rows, axis=0), depths, taken)  # faster than indexing
 
 
 class TransitionBuffer(d3rlpy.dataset.ReplayBufferBase):  # type: ignore[misc]  # d3rlpy ships no types

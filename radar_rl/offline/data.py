@@ -1,5 +1,6 @@
 """What training reads: a trace under a behaviour (rollouts have their own class), priced at a rate λ."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -12,7 +13,7 @@ from radar_rl.offline.shaping import potential
 from radar_rl.offline.transitions import Episode, TraceTransitions, TransitionSource
 from radar_rl.offline.tuning import TunedRules, tune_rules
 from radar_rl.offline.walk import Outcomes, Walk, walk_policy
-from radar_rl.policies.observation import ObservationSpec
+from radar_rl.policies.observation import DEFAULT_FEATURES, ObservationSpec
 from radar_rl.policies.protocol import Policy
 from radar_rl.rollouts.reward import Reward
 
@@ -66,11 +67,32 @@ class TraceData:
     rules: TunedRules
 
     @classmethod
-    def of(cls, outcomes: Outcomes, decisions: Decisions, reward: Reward, episode: Episode) -> "TraceData":
-        """Training data of outcomes and decisions, observed through the default layout."""
-        settings = outcomes.trace.settings
-        spec = ObservationSpec(max_depth=settings.max_depth, top_k=settings.top_k, floor=OBSERVATION_FLOOR)
-        source = TraceObservations(spec, outcomes.trace.confidences)
+    def of(
+        cls,
+        outcomes: Outcomes,
+        decisions: Decisions,
+        reward: Reward,
+        episode: Episode,
+        observation: Sequence[str] = DEFAULT_FEATURES,
+    ) -> "TraceData":
+        """Training data of outcomes and decisions, of which the ``observation`` shows these features.
+
+        Raises:
+            ConfigError: a feature is unknown.
+            TraceError: the trace was read without one.
+        """
+        trace = outcomes.trace
+        made = trace.settings
+        spec = ObservationSpec(
+            made.max_depth,
+            made.top_k,
+            tuple(observation),
+            OBSERVATION_FLOOR,
+            made.feature_dim,
+            made.feature_seed,
+        )
+        trace.check_features(spec.columns)
+        source = TraceObservations(spec, trace.confidences, trace.features)
         return cls(outcomes, decisions, reward, episode, spec, source, tune_rules(outcomes))
 
     @property

@@ -1,7 +1,7 @@
 """``radar-rl train``: from a trace (or rollouts) and a hardware profile to a trained stop policy in a run folder."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,14 @@ from radar_rl.offline.run import write_run
 from radar_rl.offline.tracking import WandbMode, tracking
 from radar_rl.offline.transitions import Episode
 from radar_rl.offline.walk import Outcomes
-from radar_rl.policies.observation import ObservationSpec
+from radar_rl.policies.observation import DEFAULT_FEATURES, ObservationSpec, check_names
 from radar_rl.rollouts import data_digest, load_rollouts, load_trace, rollout_settings, trace_settings
 from radar_rl.rollouts.reward import Reward
 from radar_rl.rollouts.split import held_out as is_held_out
 from radar_rl.rollouts.trace import TraceSettings
 from radar_rl.runtime.artifact import save_policy
 from radar_rl.runtime.profiler import resolve_hardware
+from radar_rl.speculative.features import FEATURES
 from radar_rl.speculative.hardware import HardwareProfile, tree_nodes
 
 
@@ -55,6 +56,7 @@ def train(
     model: Mapping[str, Any],
     wandb: WandbMode,
     tree_size: int | None,
+    observation: Sequence[str] = DEFAULT_FEATURES,
 ) -> dict[str, Any]:
     """Train a stop policy and write its run folder: policy, ``run.json``, ``curve.parquet``.
 
@@ -74,6 +76,8 @@ def train(
         model: the pair to measure where ``hardware`` is None.
         wandb: disabled, offline or online.
         tree_size: nodes verified, at most the collected ones; None takes those.
+        observation: names of the features that the policy sees; those beyond confidences and depth must have been
+            collected with the trace.
 
     Returns:
         What ``run.json`` holds.
@@ -100,12 +104,14 @@ def train(
         chosen = behaviour or BEHAVIOUR_OF[settings["name"]]
         made = trace_settings(traces)
         profile = _profile(hardware, folder, model, made, tree_size)
-        prepared = _from_trace(traces, made, profile, chosen, priced, episode, held_out, seed, tree_size)
+        prepared = _from_trace(traces, made, profile, chosen, priced, episode, held_out, seed, tree_size, observation)
     else:
         if behaviour is not None:
             raise ConfigError("behaviour= is for traces; rollouts hold what their own policy did")
         if tree_size is not None:
             raise ConfigError("tree_size= is for traces; rollouts were made with a tree size of their own")
+        if tuple(observation) != DEFAULT_FEATURES:
+            raise ConfigError("observation= is for traces; rollouts hold what their own policy saw")
         prepared = _from_rollouts(str(rollouts), hardware, folder, model, priced, episode, held_out)
 
     arguments = {
@@ -119,6 +125,7 @@ def train(
         "batch_size": batch_size,
         "seed": seed,
         "tree_size": prepared.tree_size,
+        "observation": list(observation),
     }
     start = time.perf_counter()
     folder.mkdir(parents=True, exist_ok=True)
@@ -167,12 +174,19 @@ def _from_trace(
     held_out: float,
     seed: int,
     tree_size: int | None,
+    observation: Sequence[str],
 ) -> Prepared:
-    training = load_trace(traces, tree_size=tree_size, keep=lambda texts: ~is_held_out(texts.prompt_id, held_out))
+    check_names(observation)
+    training = load_trace(
+        traces,
+        tree_size=tree_size,
+        keep=lambda texts: ~is_held_out(texts.prompt_id, held_out),
+        features=[name for name in observation if name in FEATURES],
+    )
     if not len(training):
         raise TraceError(f"{traces}: all prompts are held out at held_out={held_out}: collect more, or hold out fewer")
     outcomes = Outcomes.of(training, hardware)
-    data = TraceData.of(outcomes, decide(behaviour, outcomes, seed), reward, episode)
+    data = TraceData.of(outcomes, decide(behaviour, outcomes, seed), reward, episode, observation)
     rules = {
         "best_static_depth": data.rules.static.depth,
         "best_threshold": data.rules.threshold.threshold,

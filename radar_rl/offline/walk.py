@@ -16,6 +16,7 @@ from radar_rl.policies.oracle import oracle_depths
 from radar_rl.policies.protocol import STOP, MemorylessPolicy, Policy
 from radar_rl.rollouts.trace import Trace
 from radar_rl.speculative.hardware import HardwareProfile, tree_nodes
+from radar_rl.speculative.reading import features_after
 from radar_rl.speculative.state import DraftState
 
 
@@ -165,8 +166,10 @@ def policy_depths(outcomes: Outcomes, policy: Policy) -> NDArray[np.int8]:
     trace = outcomes.trace
     depths = np.full(len(trace), outcomes.max_depth, dtype=np.int8)
     if isinstance(policy, MemorylessPolicy):
+        trace.check_features(policy.features)
         for piece in trace.pieces():
-            depths[piece] = policy.stop_depths(trace.confidences[piece])
+            seen = {name: trace.features[name][piece] for name in policy.features}
+            depths[piece] = policy.stop_depths(trace.confidences[piece], seen)
         return depths
     for first in trace.first_row:
         row = int(first)
@@ -180,9 +183,12 @@ def policy_depths(outcomes: Outcomes, policy: Policy) -> NDArray[np.int8]:
 
 
 def _live_depth(outcomes: Outcomes, policy: Policy, row: int) -> int:
-    position, confidences = int(outcomes.trace.position[row]), outcomes.trace.confidences[row]
+    trace = outcomes.trace
+    position, confidences = int(trace.position[row]), trace.confidences[row]
+    features = {name: values[row] for name, values in trace.features.items()}
     for depth in range(1, outcomes.max_depth):
-        if policy.act(DraftState(position, depth, outcomes.max_depth, confidences)) == STOP:
+        seen = features_after(depth, features)
+        if policy.act(DraftState(position, depth, outcomes.max_depth, confidences, features=seen)) == STOP:
             return depth
     return outcomes.max_depth
 

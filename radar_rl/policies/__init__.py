@@ -3,7 +3,7 @@
 from radar_rl.policies.learned import LearnedPolicy
 from radar_rl.policies.observation import ObservationSpec
 from radar_rl.policies.oracle import oracle_depths
-from radar_rl.policies.protocol import CONTINUE, STOP, MemorylessPolicy, Policy
+from radar_rl.policies.protocol import CONTINUE, STOP, MemorylessPolicy, Policy, States
 from radar_rl.policies.random import RandomStop
 from radar_rl.policies.static import StaticDepth
 from radar_rl.policies.threshold import ConfidenceThreshold
@@ -17,6 +17,7 @@ __all__ = [
     "ObservationSpec",
     "Policy",
     "RandomStop",
+    "States",
     "StaticDepth",
     "oracle_depths",
 ]

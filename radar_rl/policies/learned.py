@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from radar_rl.errors import ArtifactError
 from radar_rl.policies.observation import ObservationSpec
-from radar_rl.policies.protocol import MemorylessPolicy
+from radar_rl.policies.protocol import MemorylessPolicy, States
 
 Layer = tuple[NDArray[np.float32], NDArray[np.float32]]
 
@@ -36,18 +36,18 @@ class LearnedPolicy(MemorylessPolicy):
             raise ArtifactError(f"policy network: layers {shapes} do not lead from {spec.size} numbers to 2 actions")
         if not all(np.isfinite(array).all() for layer in layers for array in layer):
             raise ArtifactError("policy network: weights are not finite")
-        self.name, self.spec = name, spec
+        self.name, self.spec, self.features = name, spec, spec.columns
         self.layers = [(np.ascontiguousarray(weight.T), bias) for weight, bias in layers]
 
-    def outputs(self, confidences: NDArray[np.float16], depth: NDArray[np.integer]) -> NDArray[np.float32]:
+    def outputs(self, states: States) -> NDArray[np.float32]:
         """Action values or logits, [N, 2] float32 in the order stop, continue."""
-        x = self.spec.build(confidences, depth)
+        x = self.spec.build(states.confidences, states.depth, states.features)
         for weight, bias in self.layers[:-1]:
             x = np.maximum(x @ weight + bias, 0.0)
         weight, bias = self.layers[-1]
         return np.asarray(x @ weight + bias)
 
-    def continues(self, confidences: NDArray[np.float16], depth: NDArray[np.integer]) -> NDArray[np.bool_]:
+    def continues(self, states: States) -> NDArray[np.bool_]:
         """Whether continuing is worth strictly more than stopping."""
-        outputs = self.outputs(confidences, depth)
+        outputs = self.outputs(states)
         return np.asarray(outputs[:, 1] > outputs[:, 0])

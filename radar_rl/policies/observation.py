@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from radar_rl.errors import ConfigError, InputError
+from radar_rl.policies.protocol import States
 from radar_rl.speculative.features import FEATURES, checked_names
 from radar_rl.speculative.state import DraftState
 
@@ -147,7 +148,8 @@ class ObservationSpec:
             if part.name != "confidences":
                 values = self._at_hand(part, len(depth), self._length(part), features or {})
             into[:] = values.reshape(into.shape)
-            np.clip(into, np.float32(part.low), np.float32(part.high), out=into)
+            np.maximum(into, np.float32(part.low), out=into)  # both let NaN through
+            np.minimum(into, np.float32(part.high), out=into)
             if part.per_call:
                 into.reshape(len(depth), self.max_depth, part.width)[missing] = part.blank
         if np.isnan(observations).any():
@@ -237,9 +239,8 @@ class ObservationSpec:
 
     def observe(self, states: Sequence[DraftState]) -> NDArray[np.float32]:
         """Observations of states, as the decision loop has them: [N, size] float32. Raises as ``build`` does."""
-        features = {name: np.stack([state.features[name] for state in states]) for name in self.columns}
-        depth = np.array([state.depth for state in states])
-        return self.build(np.stack([state.confidences for state in states]), depth, features)
+        seen = States.of(states, self.columns)
+        return self.build(seen.confidences, seen.depth, seen.features)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, as a policy's ``config.json`` holds them."""

@@ -1,13 +1,44 @@
 """What a stop policy is: after each draft call it says continue or stop."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from radar_rl.speculative.state import DraftState
+from radar_rl.speculative.state import Confidences, DraftState, FeatureValues
 
 STOP, CONTINUE = 0, 1
+
+
+@dataclass(frozen=True)
+class States:
+    """What is seen at N decisions, side by side.
+
+    Attributes:
+        confidences: [N, max_depth, top_k] float16 cumulative log-probabilities; levels above ``depth`` may hold
+            anything and must not matter.
+        depth: [N] draft calls made.
+        features: by name, [N, …] of the shapes of ``radar_rl.speculative.features.FEATURES``; of calls above ``depth``
+            likewise.
+    """
+
+    confidences: Confidences
+    depth: NDArray[np.integer]
+    features: FeatureValues = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, states: Sequence[DraftState], features: Sequence[str] = ()) -> "States":
+        """States as the decision loop has them, with some of their features."""
+        return cls(
+            np.stack([state.confidences for state in states]),
+            np.array([state.depth for state in states]),
+            {name: np.stack([state.features[name] for state in states]) for name in features},
+        )
+
+    def __len__(self) -> int:
+        return len(self.depth)
 
 
 class Policy(Protocol):
@@ -40,22 +71,18 @@ class Policy(Protocol):
 
 
 class MemorylessPolicy:
-    """Base of policies whose decision is a function of (confidences, depth): they also decide many rows at once."""
+    """Base of policies whose decision is a function of what is seen alone: they also decide many rows at once.
+
+    Attributes:
+        features: names of the features that they look at, beside the confidences.
+    """
 
     name: str
     pays_decisions: bool = True
+    features: tuple[str, ...] = ()
 
-    def continues(self, confidences: NDArray[np.float16], depth: NDArray[np.integer]) -> NDArray[np.bool_]:
-        """Whether to make another draft call.
-
-        Args:
-            confidences: [N, max_depth, top_k] float16 cumulative log-probabilities; levels above ``depth`` may hold
-                anything and must not matter.
-            depth: [N] draft calls made.
-
-        Returns:
-            [N] bool.
-        """
+    def continues(self, states: States) -> NDArray[np.bool_]:
+        """Whether to make another draft call: [N] bool."""
         raise NotImplementedError
 
     def begin_sequence(self, text: str | None = None) -> None:
@@ -66,22 +93,27 @@ class MemorylessPolicy:
 
     def act(self, state: DraftState) -> int:
         """STOP or CONTINUE for one state."""
-        return CONTINUE if self.continues(state.confidences[None], np.array([state.depth]))[0] else STOP
+        features = {name: state.features[name][None] for name in self.features}
+        alone = States(state.confidences[None], np.array([state.depth]), features)
+        return CONTINUE if self.continues(alone)[0] else STOP
 
-    def stop_depths(self, confidences: NDArray[np.float16]) -> NDArray[np.int64]:
+    def stop_depths(self, confidences: Confidences, features: FeatureValues | None = None) -> NDArray[np.int64]:
         """The depth at which the policy stops in rounds that start at each row.
 
         Args:
             confidences: [N, max_depth, top_k] float16.
+            features: by name, [N, …]; at least those that the policy looks at.
 
         Returns:
             [N] int64 in 1 … max_depth.
         """
         rows, max_depth = confidences.shape[:2]
+        columns = {name: (features or {})[name] for name in self.features}
         depths = np.full(rows, max_depth, dtype=np.int64)
         active = np.arange(rows)
         for depth in range(1, max_depth):
-            going = self.continues(confidences[active], np.full(len(active), depth))
+            seen = {name: values[active] for name, values in columns.items()}
+            going = self.continues(States(confidences[active], np.full(len(active), depth), seen))
             depths[active[~going]] = depth
             active = active[going]
         return depths

@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from radar_rl.errors import ConfigError
-from radar_rl.policies.protocol import CONTINUE, STOP, MemorylessPolicy
-from radar_rl.speculative.state import DraftState
+from radar_rl.policies.protocol import CONTINUE, STOP, MemorylessPolicy, States
+from radar_rl.speculative.state import Confidences, DraftState, FeatureValues
 
 
 @dataclass
@@ -26,11 +26,11 @@ class StaticDepth(MemorylessPolicy):
         """STOP or CONTINUE, without a look at the confidences: on a GPU, without a read from the device."""
         return CONTINUE if state.depth < self.depth else STOP
 
-    def continues(self, confidences: NDArray[np.float16], depth: NDArray[np.integer]) -> NDArray[np.bool_]:
+    def continues(self, states: States) -> NDArray[np.bool_]:
         """Whether fewer than ``self.depth`` calls were made."""
-        return np.asarray(depth < self.depth)
+        return np.asarray(states.depth < self.depth)
 
-    def stop_depths(self, confidences: NDArray[np.float16]) -> NDArray[np.int64]:
+    def stop_depths(self, confidences: Confidences, features: FeatureValues | None = None) -> NDArray[np.int64]:
         """``depth`` at every row, or ``max_depth`` where that is less; the confidences are not looked at."""
         rows, max_depth = confidences.shape[:2]
         return np.full(rows, min(self.depth, max_depth), dtype=np.int64)

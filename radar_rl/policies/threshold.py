@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from radar_rl.errors import ConfigError
-from radar_rl.policies.protocol import MemorylessPolicy
+from radar_rl.policies.protocol import MemorylessPolicy, States
+from radar_rl.speculative.state import Confidences, FeatureValues
 
 
 @dataclass
@@ -25,12 +26,12 @@ class ConfidenceThreshold(MemorylessPolicy):
             raise ConfigError(f"confidence threshold: expected a probability in [0, 1], got {self.threshold}")
         self.name = f"threshold-{self.threshold:g}"
 
-    def continues(self, confidences: NDArray[np.float16], depth: NDArray[np.integer]) -> NDArray[np.bool_]:
+    def continues(self, states: States) -> NDArray[np.bool_]:
         """Whether exp(best cumulative log-probability of level ``depth``) ≥ threshold."""
-        best = confidences[np.arange(len(depth)), depth - 1, 0].astype(np.float32)
+        best = states.confidences[np.arange(len(states)), states.depth - 1, 0].astype(np.float32)
         return np.asarray(np.exp(best) >= self.threshold)
 
-    def stop_depths(self, confidences: NDArray[np.float16]) -> NDArray[np.int64]:
+    def stop_depths(self, confidences: Confidences, features: FeatureValues | None = None) -> NDArray[np.int64]:
         """The first depth at which the best node falls below the threshold, else ``max_depth``; all levels at once."""
         stops = ~(np.exp(confidences[:, :, 0].astype(np.float32)) >= self.threshold)  # [N, max_depth]
         stops[:, -1] = True

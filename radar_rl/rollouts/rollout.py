@@ -28,11 +28,14 @@ from radar_rl.rollouts.split import held_out as is_held_out
 from radar_rl.rollouts.storage import Store
 from radar_rl.rollouts.tasks import Prompt, Skipped, fitting, load_prompts
 from radar_rl.runtime.artifact import check_pair, read_config
+from radar_rl.runtime.decoder import features_of
 from radar_rl.runtime.models import pair_from_config
 from radar_rl.runtime.named import policy_from_string
 from radar_rl.runtime.profiler import resolve_hardware
+from radar_rl.speculative.features import FEATURES
 from radar_rl.speculative.pair import Pair
 from radar_rl.speculative.sampling import Sampling
+from radar_rl.speculative.text import DraftOptions
 
 TEXTS_PER_PART = 64
 
@@ -111,18 +114,19 @@ def rollout(
     if env == "live" and samples > 1 and temperature == 0:
         raise ConfigError(f"samples={samples} with temperature=0 would make the same text again; set a temperature")
     decides = policy_from_string(policy, seed=seed)
+    looks = features_of(decides)
     shape: dict[str, Any] = {"max_depth": max_depth, "top_k": top_k, "tree_size": tree_size}
     Sampling(temperature, sample_top_k, sample_top_p)  # which says what is wrong with it, before anything is written
     texts: Texts
     skipped: list[Skipped] = []
     if env == "replay" and traces is not None:
-        texts, origin = _replayed(traces, subset, held_out, **shape)
+        texts, origin = _replayed(traces, subset, held_out, looks, **shape)
     else:
         prompts = load_prompts(tasks, path=task.get("path"), split=split, data_dir=data_dir, limit=limit)
         sampling = {"temperature": temperature, "sample_top_k": sample_top_k, "sample_top_p": sample_top_p}
         made_with: dict[str, Any] = {"max_new_tokens": max_new_tokens, "seed": seed} | shape | sampling
         pair = pair_from_config(model)
-        texts, skipped = _decoded(pair, prompts, samples, subset, held_out, made_with)
+        texts, skipped = _decoded(pair, prompts, samples, subset, held_out, {**made_with, **looks})
         origin = {"target": pair.target_identity, "draft": pair.draft_identity} | made_with
     made_by = origin.get("trace", origin)
     if Path(policy).is_dir():
@@ -190,14 +194,17 @@ def _act(
 
 
 def _replayed(
-    traces: str, subset: str, held_out: float, *, max_depth: int, top_k: int, tree_size: int
+    traces: str, subset: str, held_out: float, looks: DraftOptions, *, max_depth: int, top_k: int, tree_size: int
 ) -> tuple[ReplayTexts, dict[str, Any]]:
-    """Texts of a trace, and where they come from."""
-    trace = load_trace(traces, tree_size=tree_size, expect={"top_k": top_k})
+    """Texts of a trace, with the features that the policy looks at, and where they come from."""
+    features = looks.get("features", ())
+    projected = any(FEATURES[name].projected for name in features)
+    alike = {name: looks[name] for name in ("feature_dim", "feature_seed")} if projected else {}
+    trace = load_trace(traces, tree_size=tree_size, expect={"top_k": top_k, **alike}, features=features)
     trace = trace.select(_chosen(trace.sequences.prompt_id, subset, held_out))
     made_of = DataSet.read(traces, "traces").settings
     origin = {"trace": asdict(trace_settings(traces)), "works_digest": made_of.get("works_digest")}
-    return ReplayTexts(trace, max_depth=max_depth), origin
+    return ReplayTexts(trace, max_depth=max_depth, features=features), origin
 
 
 def _decoded(

@@ -5,11 +5,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Unpack
 
-import numpy as np
 import torch
 
 from radar_rl.errors import ArtifactError, ModelOutputError, check_whole
-from radar_rl.policies.protocol import CONTINUE, STOP, MemorylessPolicy, Policy
+from radar_rl.policies.observation import ObservationSpec
+from radar_rl.policies.protocol import CONTINUE, STOP, MemorylessPolicy, Policy, States
 from radar_rl.speculative.batch import SpeculativeBatch
 from radar_rl.speculative.graphs import rounded
 from radar_rl.speculative.pair import Pair
@@ -17,7 +17,7 @@ from radar_rl.speculative.sampling import PositionNoise, Sampling, choose
 from radar_rl.speculative.session import SpeculativeSession
 from radar_rl.speculative.state import DraftState
 from radar_rl.speculative.target import TargetCache
-from radar_rl.speculative.text import DraftSource, Options, Round
+from radar_rl.speculative.text import DraftOptions, DraftSource, Options, Round
 
 
 @dataclass(frozen=True)
@@ -78,19 +78,24 @@ class SpeculativeDecoder:
             )
         self.pair, self.policy, self.max_depth, self.top_k = pair, policy, max_depth, top_k
         self.tree_size, self.widen_first_level, self.draft_source = tree_size, widen_first_level, draft_source
+        # Where n-grams draft alone the policy is never asked.
+        self._seen: DraftOptions = {} if draft_source == "ngram" else features_of(policy)
 
     def start(self, prompt_ids: Sequence[int], **options: Unpack[Options]) -> SpeculativeSession:
         """Prefill a prompt; the session is what ``rounds`` decodes."""
-        return SpeculativeSession(
-            self.pair,
-            prompt_ids,
-            max_depth=self.max_depth,
-            top_k=self.top_k,
-            tree_size=self.tree_size,
-            widen_first_level=self.widen_first_level,
-            draft_source=self.draft_source,
+        return SpeculativeSession(self.pair, prompt_ids, **self._drafting(options))
+
+    def _drafting(self, options: Options) -> DraftOptions:
+        """Everything that a text is decoded and drafted with."""
+        return {
+            "max_depth": self.max_depth,
+            "top_k": self.top_k,
+            "tree_size": self.tree_size,
+            "widen_first_level": self.widen_first_level,
+            "draft_source": self.draft_source,
+            **self._seen,
             **options,
-        )
+        }
 
     def rounds(self, session: SpeculativeSession) -> Iterator[Round]:
         """Decode a session to its end, yielding each round as it ends."""
@@ -154,17 +159,7 @@ class SpeculativeDecoder:
         Raises:
             InputError, ModelOutputError: see ``generate``.
         """
-        batch = SpeculativeBatch(
-            self.pair,
-            prompts,
-            seeds=seeds,
-            max_depth=self.max_depth,
-            top_k=self.top_k,
-            tree_size=self.tree_size,
-            widen_first_level=self.widen_first_level,
-            draft_source=self.draft_source,
-            **options,
-        )
+        batch = SpeculativeBatch(self.pair, prompts, seeds=seeds, **self._drafting(options))
         rounds: list[list[Round]] = [[] for _ in prompts]
         for ended in self._play(batch, [copy.deepcopy(self.policy) for _ in prompts]):
             for i, done in ended.items():
@@ -183,13 +178,20 @@ class SpeculativeDecoder:
         return tokens()
 
 
+def features_of(policy: Policy) -> DraftOptions:
+    """What texts are to be decoded with for a policy to see the features that it looks at."""
+    spec = getattr(policy, "spec", None)
+    if not isinstance(spec, ObservationSpec) or not spec.columns:
+        return {}
+    return {"features": spec.columns, "feature_dim": spec.feature_dim, "feature_seed": spec.feature_seed}
+
+
 def decide(policies: Sequence[Policy], states: Sequence[DraftState]) -> list[int]:
     """STOP or CONTINUE for each text; copies of a memoryless policy without an ``act`` of its own decide together."""
     first = policies[0]
     if len(states) == 1 or not isinstance(first, MemorylessPolicy) or type(first).act is not MemorylessPolicy.act:
         return [policy.act(state) for policy, state in zip(policies, states, strict=True)]
-    confidences = np.stack([state.confidences for state in states])
-    going = first.continues(confidences, np.array([state.depth for state in states]))
+    going = first.continues(States.of(states, first.features))
     return [CONTINUE if go else STOP for go in going]
 
 

@@ -16,7 +16,7 @@ from radar_rl.configs import load
 from radar_rl.errors import ConfigError, InputError, TraceError
 from radar_rl.offline.tuning import tune_rules
 from radar_rl.offline.walk import Outcomes, walk_policy
-from radar_rl.policies import RandomStop
+from radar_rl.policies import RandomStop, States
 
 SMALL = {"seconds": 0.5, "num_envs": 16, "points": 2}
 
@@ -48,7 +48,7 @@ def test_the_greedy_policy_is_the_models_own_and_beats_chance() -> None:
     observations = learner.envs.normalize_obs(learner.spec.build(trace.confidences, depth))
     actions, _ = learner.model.predict(observations, deterministic=True)
     assert set(actions.tolist()) == {0, 1}
-    assert np.mean(learner.greedy().continues(trace.confidences, depth) == actions) > 0.999
+    assert np.mean(learner.greedy().continues(States(trace.confidences, depth)) == actions) > 0.999
     random = walk_policy(outcomes, RandomStop(0.5))
     assert walk_policy(outcomes, learner.greedy()).tokens_per_second > 1.03 * random.tokens_per_second
 

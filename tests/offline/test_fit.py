@@ -8,6 +8,7 @@ from radar_rl.offline.behaviour import decide
 from radar_rl.offline.data import TraceData
 from radar_rl.offline.fit import EPOCHS, Fitted, fit_policy
 from radar_rl.offline.walk import Outcomes, walk_policy
+from radar_rl.policies import States
 from radar_rl.rollouts.reward import Reward
 
 
@@ -30,13 +31,14 @@ def test_the_exported_policy_is_the_trained_network(outcomes: Outcomes, name: st
     confidences = np.repeat(outcomes.trace.confidences[:200], 7, axis=0)
     depth = np.tile(np.arange(1, 8), 200)
     observations = policy.spec.build(confidences, depth)
-    outputs = policy.outputs(confidences, depth)
+    states = States(confidences, depth)
+    outputs = policy.outputs(states)
     if name == "cql":
         values = [algorithm.predict_value(observations, np.full(len(depth), action)) for action in (0, 1)]
         np.testing.assert_allclose(outputs, np.stack(values, axis=1), atol=1e-5)
     clear = np.abs(outputs[:, 1] - outputs[:, 0]) > 1e-5
     assert clear.mean() > 0.9
-    np.testing.assert_array_equal(policy.continues(confidences, depth)[clear], algorithm.predict(observations)[clear])
+    np.testing.assert_array_equal(policy.continues(states)[clear], algorithm.predict(observations)[clear])
 
 
 @pytest.mark.parametrize("name", list(DEFAULTS))

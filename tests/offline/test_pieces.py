@@ -10,6 +10,7 @@ from synthetic_trace import written_out
 from radar_rl.offline.behaviour import decide
 from radar_rl.offline.shaping import potential
 from radar_rl.offline.walk import Outcomes, policy_depths, walk_oracle
+from radar_rl.policies import States
 from radar_rl.policies.static import StaticDepth
 from radar_rl.policies.threshold import ConfidenceThreshold
 from radar_rl.rollouts import Reward, Trace
@@ -46,6 +47,6 @@ def test_rules_decide_rows_together_as_one_by_one(outcomes: Outcomes) -> None:
     for rule in (ConfidenceThreshold(0.05), ConfidenceThreshold(0.5), StaticDepth(2), StaticDepth(8)):
         expected = np.full(len(confidences), 8)
         for depth in range(7, 0, -1):
-            goes_on = rule.continues(confidences, np.full(len(confidences), depth))
+            goes_on = rule.continues(States(confidences, np.full(len(confidences), depth)))
             expected[~goes_on] = depth
         np.testing.assert_array_equal(rule.stop_depths(confidences), expected)

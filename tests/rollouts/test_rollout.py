@@ -13,7 +13,7 @@ from synthetic_trace import make_trace, write_collection
 import radar_rl.rollouts.rollout as module
 from radar_rl.envs import DraftTreeReplayEnv
 from radar_rl.errors import ConfigError, InputError, TraceError
-from radar_rl.policies import CONTINUE, STOP, ObservationSpec
+from radar_rl.policies import CONTINUE, STOP, ObservationSpec, States
 from radar_rl.rollouts import ReplayTexts, Trace, held_out, load_rollouts, load_trace, rollout_settings, trace_settings
 from radar_rl.rollouts.collect import collect
 from radar_rl.rollouts.manifest import DataSet, Manifest
@@ -295,7 +295,7 @@ def learned(folder: Path) -> str:
     """The folder of a network of random weights that decides both ways."""
     policy = default_network(8, 10)
     seen = load_trace(folder / "traces").confidences
-    stop, go = policy.outputs(np.repeat(seen, 3, axis=0), np.tile([1, 2, 3], len(seen))).T
+    stop, go = policy.outputs(States(np.repeat(seen, 3, axis=0), np.tile([1, 2, 3], len(seen)))).T
     policy.layers[-1] = (policy.layers[-1][0], np.array([np.median(go - stop), 0.0], dtype=np.float32))
     made_by = trace_settings(folder / "traces")
     save_policy(folder / "learned", policy, {"target": made_by.target, "draft": made_by.draft})

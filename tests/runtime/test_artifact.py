@@ -7,7 +7,15 @@ import numpy as np
 import pytest
 
 from radar_rl.errors import ArtifactError, ConfigError
-from radar_rl.policies import ConfidenceThreshold, LearnedPolicy, ObservationSpec, Policy, RandomStop, StaticDepth
+from radar_rl.policies import (
+    ConfidenceThreshold,
+    LearnedPolicy,
+    ObservationSpec,
+    Policy,
+    RandomStop,
+    States,
+    StaticDepth,
+)
 from radar_rl.runtime import load_policy, save_policy
 from radar_rl.runtime.artifact import read_config
 from radar_rl.runtime.export import export
@@ -33,7 +41,7 @@ def test_every_kind_of_policy_comes_back_as_it_was(policy: Policy, tmp_path: Pat
     if isinstance(policy, LearnedPolicy) and isinstance(again, LearnedPolicy):
         confidences = np.random.default_rng(1).normal(size=(9, 3, 2)).astype(np.float16)
         depth = np.full(9, 2)
-        assert np.array_equal(policy.outputs(confidences, depth), again.outputs(confidences, depth))
+        assert np.array_equal(policy.outputs(States(confidences, depth)), again.outputs(States(confidences, depth)))
 
 
 def test_damage_is_named(tmp_path: Path) -> None:
