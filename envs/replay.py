@@ -122,9 +122,7 @@ def replayed(
     texts = ReplayTexts(traces, max_depth=max_depth, tree_size=tree_size, features=columns)
     projections = {"feature_dim": made.feature_dim, "feature_seed": made.feature_seed}
     spec = observation_spec(observation, max_depth=texts.max_depth, top_k=made.top_k, **projections)
-    for name, collected in projections.items():
-        if any(FEATURES[column].projected for column in columns) and getattr(spec, name) != collected:
-            raise TraceError(f"{name}: the trace was collected with {collected}, got {getattr(spec, name)}")
+    made.check_projections(spec, "the observation")
     return texts, spec
 
 

@@ -132,14 +132,7 @@ def _features(runs: Sequence[Run], settings: TraceSettings) -> list[str]:
     """
     specs = [(run, run.policy.spec) for run in runs if isinstance(run.policy, LearnedPolicy)]
     for run, spec in specs:
-        for name in ("feature_dim", "feature_seed"):
-            if any(FEATURES[column].projected for column in spec.columns) and getattr(spec, name) != getattr(
-                settings, name
-            ):
-                raise TraceError(
-                    f"{run.folder}: trained with {name}={getattr(spec, name)}, the trace was collected with "
-                    f"{getattr(settings, name)}; collect it alike"
-                )
+        settings.check_projections(spec, str(run.folder))
     return [name for name in FEATURES if any(name in spec.columns for _, spec in specs)]
 
 

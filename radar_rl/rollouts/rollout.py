@@ -32,10 +32,8 @@ from radar_rl.runtime.decoder import features_of
 from radar_rl.runtime.models import pair_from_config
 from radar_rl.runtime.named import policy_from_string
 from radar_rl.runtime.profiler import resolve_hardware
-from radar_rl.speculative.features import FEATURES
 from radar_rl.speculative.pair import Pair
 from radar_rl.speculative.sampling import Sampling
-from radar_rl.speculative.text import DraftOptions
 
 TEXTS_PER_PART = 64
 
@@ -120,7 +118,9 @@ def rollout(
     texts: Texts
     skipped: list[Skipped] = []
     if env == "replay" and traces is not None:
-        texts, origin = _replayed(traces, subset, held_out, looks, **shape)
+        texts, origin = _replayed(traces, subset, held_out, looks.get("features", ()), **shape)
+        if isinstance(seen := getattr(decides, "spec", None), ObservationSpec):
+            texts.trace.settings.check_projections(seen, f"policy {policy}")
     else:
         prompts = load_prompts(tasks, path=task.get("path"), split=split, data_dir=data_dir, limit=limit)
         sampling = {"temperature": temperature, "sample_top_k": sample_top_k, "sample_top_p": sample_top_p}
@@ -194,13 +194,17 @@ def _act(
 
 
 def _replayed(
-    traces: str, subset: str, held_out: float, looks: DraftOptions, *, max_depth: int, top_k: int, tree_size: int
+    traces: str,
+    subset: str,
+    held_out: float,
+    features: Sequence[str],
+    *,
+    max_depth: int,
+    top_k: int,
+    tree_size: int,
 ) -> tuple[ReplayTexts, dict[str, Any]]:
     """Texts of a trace, with the features that the policy looks at, and where they come from."""
-    features = looks.get("features", ())
-    projected = any(FEATURES[name].projected for name in features)
-    alike = {name: looks[name] for name in ("feature_dim", "feature_seed")} if projected else {}
-    trace = load_trace(traces, tree_size=tree_size, expect={"top_k": top_k, **alike}, features=features)
+    trace = load_trace(traces, tree_size=tree_size, expect={"top_k": top_k}, features=features)
     trace = trace.select(_chosen(trace.sequences.prompt_id, subset, held_out))
     made_of = DataSet.read(traces, "traces").settings
     origin = {"trace": asdict(trace_settings(traces)), "works_digest": made_of.get("works_digest")}

@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from radar_rl.errors import TraceError
+from radar_rl.policies.observation import ObservationSpec
+from radar_rl.speculative.features import FEATURES
 
 NO_RANK = np.uint16(65535)
 
@@ -50,6 +52,24 @@ class TraceSettings:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "features", tuple(self.features))  # a file's JSON has lists only
+
+    def check_projections(self, spec: ObservationSpec, whose: str) -> None:
+        """Refuse an observation whose projected features are other ones than the trace's.
+
+        Args:
+            whose: how the message calls who observes.
+
+        Raises:
+            TraceError: they are projected to another size, or by another seed.
+        """
+        if not any(FEATURES[name].projected for name in spec.columns):
+            return
+        for name in ("feature_dim", "feature_seed"):
+            if getattr(spec, name) != getattr(self, name):
+                raise TraceError(
+                    f"{name}: the trace was collected with {getattr(self, name)}, {whose} has {getattr(spec, name)}; "
+                    "collect it alike"
+                )
 
 
 @dataclass(frozen=True)

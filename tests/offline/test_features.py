@@ -1,14 +1,13 @@
 """A policy that looks at features: trained, evaluated, exported and decoding, it sees the same numbers everywhere."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from synthetic_trace import HARDWARE, make_trace, with_features, write_collection
 
 from radar_rl import cli
-from radar_rl.errors import ConfigError, TraceError
+from radar_rl.errors import TraceError
 from radar_rl.offline.run import load_run
 from radar_rl.offline.walk import Outcomes, policy_depths
 from radar_rl.policies import LearnedPolicy, ObservationSpec, States
@@ -84,36 +83,26 @@ def test_many_rows_are_decided_as_one_by_one() -> None:
         assert depths[row] == (stops.index(True) + 1 if any(stops) else 8)
 
 
-def test_what_cannot_be_seen_is_named(folder: Path, tmp_path: Path) -> None:
-    plain = write_collection(tmp_path / "plain", make_trace(prompts=8, new_tokens=20))
+def test_what_cannot_be_seen_is_named(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     policy = load_run(folder / "run").policy
     with pytest.raises(TraceError, match="read without entropy"):
         policy_depths(Outcomes.of(make_trace(prompts=4, new_tokens=12, max_depth=5, top_k=6), HARDWARE), policy)
+    plain = write_collection(tmp_path / "plain", make_trace(prompts=8, new_tokens=20))
+    for source, observation, message in (
+        (f"traces={plain}", "[depth,entropy]", "no column for the feature entropy"),
+        (f"traces={plain}", "[mood]", "valid: confidences, depth"),
+        ("rollouts=somewhere", "[depth]", "observation= is for traces"),
+    ):
+        seen = [source, f"observation={observation}", "hardware=pocket_cpu", f"out={tmp_path}/run"]
+        assert cli.main(["train", *seen]) == 2
+        assert message in capsys.readouterr().err
 
-    def refused(expected: type[Exception], message: str, **values: Any) -> None:
-        from radar_rl.offline.train import train
 
-        shared: dict[str, Any] = {
-            "out": str(tmp_path / "run"),
-            "traces": str(plain),
-            "rollouts": None,
-            "algo": {"name": "bc"},
-            "behaviour": None,
-            "episode": "sequence",
-            "reward": {"kind": "throughput", "rate": None},
-            "hardware": "pocket_cpu",
-            "held_out": 0.3,
-            "steps": 20,
-            "batch_size": 64,
-            "seed": 0,
-            "model": {},
-            "wandb": "disabled",
-            "tree_size": None,
-        }
-        with pytest.raises(expected, match=message):
-            train(**{**shared, **values})
-
-    refused(TraceError, "no column for the feature entropy", observation=["depth", "entropy"])
-    refused(ConfigError, "valid: confidences, depth", observation=["mood"])
-    rolled = {"traces": None, "rollouts": "somewhere", "observation": ["depth"]}
-    refused(ConfigError, "observation= is for traces", **rolled)
+def test_other_projections_are_refused(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = with_features(make_trace(prompts=12, new_tokens=20, max_depth=5, top_k=6, tree_size=20), feature_dim=4)
+    other = write_collection(tmp_path / "other", made)
+    shared = [f"traces={other}", "hardware=pocket_cpu", "allow_other_pair=true", f"out={tmp_path}/out"]
+    rolled = ["rollout", "env=replay", f"policy={folder}/run", *SHAPE]
+    for command in (["evaluate", f"runs=[{folder}/run]"], rolled):
+        assert cli.main([*command, *shared]) == 2
+        assert "feature_dim: the trace was collected with 4" in capsys.readouterr().err
