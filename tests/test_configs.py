@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from radar_rl import cli, settings
 from radar_rl.configs import choices, load
-from radar_rl.offline.algorithms import DEFAULTS
+from radar_rl.offline.algorithms import ALGORITHMS
 from radar_rl.rollouts.reward import Reward
 from radar_rl.speculative.hardware import HardwareProfile
 
@@ -80,7 +80,7 @@ def test_a_reward_has_the_keys_of_its_class(name: str) -> None:
 @pytest.mark.parametrize("name", choices("algo"))
 def test_an_algorithm_has_the_settings_that_training_has(name: str) -> None:
     values = load("algo", name)
-    assert values == {"name": name, **DEFAULTS[name]}
+    assert values == {"name": name, **ALGORITHMS[name].defaults}
 
 
 @pytest.mark.parametrize("name", choices("task"))

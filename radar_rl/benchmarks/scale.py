@@ -122,11 +122,12 @@ def _describe(traces: str) -> None:
 
 def _train(traces: str, behaviour: Any, updates: int, batch_size: int, seed: int, out: str | None) -> None:
     """What ``train`` does, but fewer updates: load, tune rules, decide, price, sample, update, replay the policy."""
-    from radar_rl.offline.algorithms import learned_policy, make_algorithm, settings_of
+    from radar_rl.offline.algorithms import settings_of
     from radar_rl.offline.behaviour import decide
     from radar_rl.offline.buffer import TransitionBuffer
     from radar_rl.offline.data import TraceData, sample_observations
     from radar_rl.offline.encoder import encoder_factory
+    from radar_rl.offline.qlearning import learned_policy, make_algorithm
     from radar_rl.offline.run import write_run
     from radar_rl.offline.walk import Outcomes
     from radar_rl.runtime.artifact import save_policy

@@ -1,24 +1,52 @@
-"""Fitting: d3rlpy's training loop over a priced buffer, λ following the policy where rounds are the episodes."""
+"""Fitting, whatever the algorithm: how long and from which seed, the curve, and λ that follows the policy."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import torch
 
 from radar_rl.errors import ConfigError
-from radar_rl.offline.algorithms import learned_policy, make_algorithm
-from radar_rl.offline.backend import d3rlpy
-from radar_rl.offline.buffer import TransitionBuffer
-from radar_rl.offline.data import TrainingData, sample_observations
-from radar_rl.offline.encoder import encoder_factory
-from radar_rl.policies.learned import LearnedPolicy
-from radar_rl.progress import track
+from radar_rl.offline.data import TrainingData
+from radar_rl.policies.protocol import MemorylessPolicy
 
 EPOCHS = 20
 CurveRow = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Training:
+    """How to train.
+
+    Attributes:
+        steps: updates; rounded to whole epochs, ``EPOCHS`` of them.
+        batch_size: examples per update.
+        seed: of initial weights and draws. The same seed gives the same curve on the same machine.
+        follow_rate: after each epoch set λ to the throughput of the policy just trained (Dinkelbach's iteration).
+        rate: λ to start from, tokens per second; None takes the data's own.
+        on_epoch: called with each row of the curve.
+
+    Raises:
+        ConfigError: too few steps, or an empty batch.
+    """
+
+    steps: int
+    batch_size: int
+    seed: int
+    follow_rate: bool = False
+    rate: float | None = None
+    on_epoch: Callable[[CurveRow], None] = lambda row: None
+
+    def __post_init__(self) -> None:
+        if self.steps < EPOCHS or self.batch_size < 1:
+            raise ConfigError(f"expected steps ≥ {EPOCHS} and batch_size ≥ 1, got {self.steps} and {self.batch_size}")
+
+    @property
+    def per_epoch(self) -> int:
+        """Updates of an epoch."""
+        return self.steps // EPOCHS
 
 
 @dataclass(frozen=True)
@@ -26,78 +54,86 @@ class Fitted:
     """What fitting leaves.
 
     Attributes:
-        policy: the greedy policy of the trained network.
-        algorithm: the trained d3rlpy algorithm.
+        policy: the trained policy.
+        algorithm: what was trained: a d3rlpy algorithm, or a torch module.
         curve: per epoch: epoch, step, mean losses, λ (``rate``) and the policy's throughput over the training texts.
         rate: the last λ, tokens per second.
-        transitions: how many there were to learn from.
+        examples: how many transitions, or states, there were to learn from.
     """
 
-    policy: LearnedPolicy
+    policy: MemorylessPolicy
     algorithm: Any
     curve: list[CurveRow]
     rate: float
-    transitions: int
+    examples: int
 
 
-def fit_policy(
-    data: TrainingData,
-    settings: Mapping[str, Any],
-    *,
-    steps: int,
-    batch_size: int,
-    seed: int,
-    follow_rate: bool,
-    rate: float | None = None,
-    on_epoch: Callable[[CurveRow], None] = lambda row: None,
-) -> Fitted:
-    """Train one policy.
+class Learner(Protocol):
+    """Trains a policy: what stands behind the name of an algorithm."""
+
+    def __call__(self, data: TrainingData, settings: Mapping[str, Any], training: Training) -> Fitted:
+        """Train one policy.
+
+        Args:
+            data: what to learn from.
+            settings: the algorithm, as ``settings_of`` returns it.
+            training: how long, and from which seed.
+
+        Raises:
+            ConfigError: training diverged (a loss is not finite; names it), or the data do not do.
+        """
+
+
+@dataclass
+class Progress:
+    """The curve as it grows.
 
     Args:
-        data: transitions to learn from.
-        settings: the algorithm, as ``settings_of`` returns it.
-        steps: updates; rounded to whole epochs, ``EPOCHS`` of them.
-        batch_size: transitions per update.
-        seed: of initial weights and draws. The same seed gives the same curve on the same machine.
-        follow_rate: after each epoch set λ to the throughput of the policy just trained (Dinkelbach's iteration).
-        rate: λ to start from; None takes the data's own.
-        on_epoch: called with each row of the curve.
+        name: of the algorithm.
+        data: what is learned from.
+        training: how.
 
-    Raises:
-        ConfigError: too few steps, or training diverged (a loss is not finite; names it).
+    Attributes:
+        rate: λ now, tokens per second.
+        curve: the rows so far.
+        policy: as it was after the newest epoch.
     """
-    if steps < EPOCHS or batch_size < 1:
-        raise ConfigError(f"expected steps ≥ {EPOCHS} and batch_size ≥ 1, got {steps} and {batch_size}")
-    d3rlpy.seed(seed)
-    rate = data.first_rate if rate is None else rate
-    buffer = TransitionBuffer(data.source, data.transitions(rate), seed)
-    encoder = encoder_factory(sample_observations(data, buffer.transitions, seed), settings["hidden"])
-    per_epoch = steps // EPOCHS
-    algorithm = make_algorithm(settings, encoder, batch_size, per_epoch * EPOCHS)
-    curve: list[CurveRow] = []
-    epochs = algorithm.fitter(
-        buffer,
-        n_steps=per_epoch * EPOCHS,
-        n_steps_per_epoch=per_epoch,
-        experiment_name=settings["name"],
-        logger_adapter=d3rlpy.logging.NoopAdapterFactory(),
-        show_progress=False,
-    )
-    with one_thread():
-        for epoch, metrics in track(epochs, total=EPOCHS, label=f"training {settings['name']}"):
-            row: CurveRow = {"epoch": epoch, "step": epoch * per_epoch, "rate": rate}
-            row |= {name: value for name, value in metrics.items() if not name.startswith("time_")}
-            _check_finite(settings["name"], row)
-            policy = learned_policy(algorithm, data.spec, settings["name"])
-            run = data.replay(policy)
-            if run is not None:
-                row |= {"tokens_per_second": run.tokens_per_second, "draft_calls": run.draft_calls_per_round}
-                if follow_rate and epoch < EPOCHS:
-                    rate = run.tokens_per_second
-                    buffer.replace(data.transitions(rate))
-            curve.append(row)
-            on_epoch(row)
-    return Fitted(policy, algorithm, curve, rate, len(buffer.transitions))
+
+    name: str
+    data: TrainingData
+    training: Training
+    curve: list[CurveRow] = field(default_factory=list)
+    policy: MemorylessPolicy = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.rate = self.data.first_rate if self.training.rate is None else self.training.rate
+
+    def add(self, epoch: int, metrics: Mapping[str, float], policy: Callable[[], MemorylessPolicy]) -> bool:
+        """An epoch has ended; λ follows, if it is to.
+
+        Args:
+            epoch: its number, from 1.
+            metrics: mean losses.
+            policy: gives it as trained so far; asked after the metrics were found finite.
+
+        Returns:
+            Whether λ has changed, and with it every reward.
+
+        Raises:
+            ConfigError: a metric is not finite.
+        """
+        row: CurveRow = {"epoch": epoch, "step": epoch * self.training.per_epoch, "rate": self.rate, **metrics}
+        _check_finite(self.name, row)
+        self.policy = policy()
+        run = self.data.replay(self.policy)
+        if run is not None:
+            row |= {"tokens_per_second": run.tokens_per_second, "draft_calls": run.draft_calls_per_round}
+        self.curve.append(row)
+        self.training.on_epoch(row)
+        if run is None or not self.training.follow_rate or epoch == EPOCHS:
+            return False
+        self.rate = run.tokens_per_second
+        return True
 
 
 @contextmanager

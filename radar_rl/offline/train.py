@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from radar_rl.errors import ConfigError, TraceError
-from radar_rl.offline.algorithms import BEHAVIOUR_OF, settings_of
+from radar_rl.offline.algorithms import ALGORITHMS, fit_policy, settings_of
 from radar_rl.offline.behaviour import Behaviour, decide
 from radar_rl.offline.data import TraceData
-from radar_rl.offline.fit import Fitted, fit_policy
+from radar_rl.offline.fit import Fitted, Training
 from radar_rl.offline.from_rollouts import RolloutData
 from radar_rl.offline.run import write_run
 from radar_rl.offline.tracking import WandbMode, tracking
@@ -19,8 +19,8 @@ from radar_rl.offline.walk import Outcomes
 from radar_rl.policies.observation import DEFAULT_FEATURES, ObservationSpec, check_names
 from radar_rl.rollouts import data_digest, load_rollouts, load_trace, rollout_settings, trace_settings
 from radar_rl.rollouts.reward import Reward
-from radar_rl.rollouts.split import held_out as is_held_out
-from radar_rl.rollouts.trace import TraceSettings
+from radar_rl.rollouts.split import learned_from
+from radar_rl.rollouts.trace import Trace, TraceSettings
 from radar_rl.runtime.artifact import save_policy
 from radar_rl.runtime.profiler import resolve_hardware
 from radar_rl.speculative.features import FEATURES
@@ -57,6 +57,7 @@ def train(
     wandb: WandbMode,
     tree_size: int | None,
     observation: Sequence[str] = DEFAULT_FEATURES,
+    share: float = 1.0,
 ) -> dict[str, Any]:
     """Train a stop policy and write its run folder: policy, ``run.json``, ``curve.parquet``.
 
@@ -78,6 +79,7 @@ def train(
         tree_size: nodes verified, at most the collected ones; None takes those.
         observation: names of the features that the policy sees; those beyond confidences and depth must have been
             collected with the trace.
+        share: of the prompts that are not held out, how many to learn from, chosen by the same hash.
 
     Returns:
         What ``run.json`` holds.
@@ -93,6 +95,8 @@ def train(
         raise ConfigError("train learns from one of traces=DIR and rollouts=DIR; give exactly one")
     if not 0.0 <= held_out < 1.0:
         raise ConfigError(f"held_out: expected a share in [0, 1), got {held_out}")
+    if not 0.0 < share <= 1.0:
+        raise ConfigError(f"share: expected more than 0 and at most 1, got {share}")
     folder = Path(out)
     priced = Reward.from_mapping(reward, rate=0.0)  # λ itself comes from walks
     if priced.kind != "throughput" and episode == "sequence":
@@ -101,10 +105,11 @@ def train(
             "add episode=round, or use reward=throughput"
         )
     if traces is not None:
-        chosen = behaviour or BEHAVIOUR_OF[settings["name"]]
+        chosen = behaviour or ALGORITHMS[settings["name"]].behaviour
         made = trace_settings(traces)
         profile = _profile(hardware, folder, model, made, tree_size)
-        prepared = _from_trace(traces, made, profile, chosen, priced, episode, held_out, seed, tree_size, observation)
+        texts = _training_texts(traces, held_out, share, tree_size, observation)
+        prepared = _from_trace(texts, made, profile, chosen, priced, episode, seed, observation)
     else:
         if behaviour is not None:
             raise ConfigError("behaviour= is for traces; rollouts hold what their own policy did")
@@ -112,7 +117,7 @@ def train(
             raise ConfigError("tree_size= is for traces; rollouts were made with a tree size of their own")
         if tuple(observation) != DEFAULT_FEATURES:
             raise ConfigError("observation= is for traces; rollouts hold what their own policy saw")
-        prepared = _from_rollouts(str(rollouts), hardware, folder, model, priced, episode, held_out)
+        prepared = _from_rollouts(str(rollouts), hardware, folder, model, priced, episode, held_out, share)
 
     arguments = {
         "traces": traces,
@@ -126,20 +131,14 @@ def train(
         "seed": seed,
         "tree_size": prepared.tree_size,
         "observation": list(observation),
+        "share": share,
     }
     start = time.perf_counter()
     folder.mkdir(parents=True, exist_ok=True)
     with tracking(wandb, folder, arguments) as tracker:
-        fitted = fit_policy(
-            prepared.data,
-            settings,
-            steps=steps,
-            batch_size=batch_size,
-            seed=seed,
-            follow_rate=episode == "round" and priced.kind == "throughput" and reward.get("rate") is None,
-            rate=reward.get("rate"),
-            on_epoch=tracker.log,
-        )
+        follow_rate = episode == "round" and priced.kind == "throughput" and reward.get("rate") is None
+        training = Training(steps, batch_size, seed, follow_rate, reward.get("rate"), tracker.log)
+        fitted = fit_policy(prepared.data, settings, training)
     seconds = time.perf_counter() - start
     about = _record(prepared, fitted, arguments, settings["name"], held_out, seconds, str(traces or rollouts))
     _save(folder, prepared, fitted, about)
@@ -164,33 +163,42 @@ def _profile(
     )
 
 
+def _training_texts(
+    traces: str, held_out: float, share: float, tree_size: int | None, observation: Sequence[str]
+) -> Trace:
+    """The texts to learn from, with the features that the observation shows."""
+    check_names(observation)
+    training = load_trace(
+        traces,
+        tree_size=tree_size,
+        keep=lambda texts: learned_from(texts.prompt_id, held_out, share),
+        features=[name for name in observation if name in FEATURES],
+    )
+    if not len(training):
+        raise TraceError(
+            f"{traces}: no prompt is left to train on at held_out={held_out}, share={share}: collect more, or hold out "
+            "fewer"
+        )
+    return training
+
+
 def _from_trace(
-    traces: str,
+    training: Trace,
     made: TraceSettings,
     hardware: HardwareProfile,
     behaviour: Behaviour,
     reward: Reward,
     episode: Episode,
-    held_out: float,
     seed: int,
-    tree_size: int | None,
     observation: Sequence[str],
 ) -> Prepared:
-    check_names(observation)
-    training = load_trace(
-        traces,
-        tree_size=tree_size,
-        keep=lambda texts: ~is_held_out(texts.prompt_id, held_out),
-        features=[name for name in observation if name in FEATURES],
-    )
-    if not len(training):
-        raise TraceError(f"{traces}: all prompts are held out at held_out={held_out}: collect more, or hold out fewer")
     outcomes = Outcomes.of(training, hardware)
     data = TraceData.of(outcomes, decide(behaviour, outcomes, seed), reward, episode, observation)
     rules = {
         "best_static_depth": data.rules.static.depth,
         "best_threshold": data.rules.threshold.threshold,
         "best_static_tokens_per_second": data.first_rate,
+        "positions": len(training),
     }
     return Prepared(data, behaviour, hardware, asdict(made), training.settings.tree_size, rules)
 
@@ -203,6 +211,7 @@ def _from_rollouts(
     reward: Reward,
     episode: Episode,
     held_out: float,
+    share: float,
 ) -> Prepared:
     made = rollout_settings(rollouts)
     steps = load_rollouts(rollouts)
@@ -218,14 +227,19 @@ def _from_rollouts(
             top_k=spec.top_k,
             tree_size=made["tree_size"],
         )
-    train_rows = ~is_held_out(steps["prompt_id"].to_list(), held_out)
+    train_rows = learned_from(steps["prompt_id"].to_list(), held_out, share)
     nodes = tree_nodes(spec.max_depth, spec.top_k, made["tree_size"])
     data = RolloutData.of(steps, profile, nodes, reward, episode, spec, train_rows)
     # A replayed rollout says which trace it walked, a live one what it decoded with.
     origin = made.get("trace", made)
     settings = {key: origin[key] for key in TraceSettings.__dataclass_fields__ if key in origin}
     # A log shows one policy, so no rule can be tuned on it: the fallback is the full depth.
-    rules = {"best_static_depth": spec.max_depth, "best_threshold": None, "best_static_tokens_per_second": None}
+    rules = {
+        "best_static_depth": spec.max_depth,
+        "best_threshold": None,
+        "best_static_tokens_per_second": None,
+        "positions": None,
+    }
     return Prepared(data, f"logged: {made['policy']}", profile, settings, made["tree_size"], rules)
 
 
@@ -246,7 +260,7 @@ def _record(
         "trace": prepared.trace,
         "tree_size": prepared.tree_size,
         "data_hash": data_digest(source),
-        "transitions": fitted.transitions,
+        "transitions": fitted.examples,
         "hardware": asdict(prepared.hardware),
         "rate": fitted.rate,
         "training_seconds": seconds,

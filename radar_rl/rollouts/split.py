@@ -9,5 +9,18 @@ from numpy.typing import NDArray
 
 def held_out(prompt_ids: Sequence[str], fraction: float) -> NDArray[np.bool_]:
     """Whether each prompt is kept for evaluation: about ``fraction`` of all ids, [len(prompt_ids)] bool."""
-    buckets = [int.from_bytes(hashlib.sha256(i.encode()).digest()[:8], "big") / 2**64 for i in prompt_ids]
-    return np.asarray(buckets) < fraction
+    return _hashed(prompt_ids) < fraction
+
+
+def learned_from(prompt_ids: Sequence[str], held_out: float, share: float) -> NDArray[np.bool_]:
+    """Whether each prompt is one to train on: ``share`` of those that are not held out, [len(prompt_ids)] bool.
+
+    A smaller share is part of every larger one.
+    """
+    place = _hashed(prompt_ids)
+    return (place >= held_out) & (place < held_out + share * (1.0 - held_out))
+
+
+def _hashed(prompt_ids: Sequence[str]) -> NDArray[np.float64]:
+    """Where each id falls in [0, 1)."""
+    return np.array([int.from_bytes(hashlib.sha256(i.encode()).digest()[:8], "big") / 2**64 for i in prompt_ids])

@@ -10,7 +10,7 @@ from radar_rl.offline.run import load_run
 from radar_rl.offline.train import train
 from radar_rl.offline.walk import Outcomes
 from radar_rl.rollouts.rollout import rollout
-from radar_rl.rollouts.split import held_out
+from radar_rl.rollouts.split import held_out, learned_from
 from radar_rl.runtime.artifact import read_config
 
 
@@ -64,6 +64,14 @@ def test_held_out_prompts_are_not_learned_from(collection: Path, hardware_file: 
     assert few["transitions"] == 14 * int((~training.censored).sum())
 
 
+def test_a_share_of_the_training_prompts_is_learned_from(
+    collection: Path, hardware_file: Path, tmp_path: Path, trace
+) -> None:
+    some = train(**arguments(collection, hardware_file, tmp_path / "some", share=0.5))
+    kept = learned_from(trace.sequences.prompt_id, 0.3, 0.5)
+    assert some["positions"] == len(trace.select(kept)) < len(trace.select(~held_out(trace.sequences.prompt_id, 0.3)))
+
+
 def test_the_same_seed_gives_the_same_policy(collection: Path, hardware_file: Path, tmp_path: Path) -> None:
     for name in ("a", "b"):
         train(**arguments(collection, hardware_file, tmp_path / name))
@@ -113,6 +121,7 @@ def test_wandb_offline_needs_no_account(
         ({"algo": {"name": "dqn"}}, "valid: cql, iql, bc"),
         ({"reward": {"kind": "radar"}}, "episode=round"),
         ({"held_out": 1.0}, "held_out"),
+        ({"share": 0.0}, "share"),
         ({"steps": 3}, "steps"),
         ({"wandb": "maybe"}, "valid: disabled, offline, online"),
     ],

@@ -1,6 +1,7 @@
 import numpy as np
 
 from radar_rl.rollouts import held_out
+from radar_rl.rollouts.split import learned_from
 
 
 def test_the_split_never_changes() -> None:
@@ -16,3 +17,12 @@ def test_about_the_fraction_is_held_out_and_more_only_adds() -> None:
     assert many[few].all()
     assert not held_out(ids, 0.0).any()
     assert held_out(ids, 1.0).all()
+
+
+def test_a_share_of_the_training_prompts_is_part_of_every_larger_one() -> None:
+    ids = [str(i) for i in range(2000)]
+    apart, few, many = held_out(ids, 0.3), learned_from(ids, 0.3, 0.1), learned_from(ids, 0.3, 0.5)
+    assert not (apart & many).any()
+    assert (many | ~few).all()
+    assert 0.4 < few.sum() / (0.1 * 0.7 * 2000) < 1.6
+    np.testing.assert_array_equal(learned_from(ids, 0.3, 1.0), ~apart)

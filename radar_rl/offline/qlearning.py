@@ -1,0 +1,160 @@
+"""d3rlpy's algorithms: from settings to one of them, its training, and from a trained one to an exportable policy."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from radar_rl.offline.backend import d3rlpy
+from radar_rl.offline.buffer import TransitionBuffer
+from radar_rl.offline.data import TrainingData, sample_observations
+from radar_rl.offline.discrete_iql import DiscreteIQLConfig
+from radar_rl.offline.encoder import StandardisedEncoderFactory, encoder_factory
+from radar_rl.offline.fit import EPOCHS, Fitted, Progress, Training, one_thread
+from radar_rl.policies.learned import LearnedPolicy
+from radar_rl.policies.observation import ObservationSpec
+from radar_rl.progress import track
+
+# Tokens are multiplied by this before learning. d3rlpy's discrete Q-functions minimise a Huber loss, quadratic only up
+# to an error of 1; rewards spread over several tokens, skewed, and beyond 1 it would learn something like their median.
+REWARD_SCALE = 0.1
+
+# γ = 1: with texts as episodes the return is emitted − λ · seconds, undiscounted (DESIGN §3.4).
+GAMMA = 1.0
+
+
+def _cql(
+    encoder: Any, optimiser: Any, batch_size: int, learning_rate: float, alpha: float, target_update_interval: int
+) -> Any:
+    return d3rlpy.algos.DiscreteCQLConfig(
+        learning_rate=learning_rate,
+        optim_factory=optimiser(),
+        encoder_factory=encoder,
+        batch_size=batch_size,
+        gamma=GAMMA,
+        alpha=alpha,
+        target_update_interval=target_update_interval,
+        reward_scaler=d3rlpy.preprocessing.MultiplyRewardScaler(REWARD_SCALE),
+    )
+
+
+def _iql(
+    encoder: Any,
+    optimiser: Any,
+    batch_size: int,
+    learning_rate: float,
+    expectile: float,
+    weight_temp: float,
+    max_weight: float,
+    n_critics: int,
+    tau: float,
+) -> Any:
+    return DiscreteIQLConfig(
+        actor_learning_rate=learning_rate,
+        critic_learning_rate=learning_rate,
+        actor_optim_factory=optimiser(),
+        critic_optim_factory=optimiser(),
+        actor_encoder_factory=encoder,
+        critic_encoder_factory=encoder,
+        value_encoder_factory=encoder,
+        batch_size=batch_size,
+        gamma=GAMMA,
+        expectile=expectile,
+        # Advantages arrive scaled; the temperature is meant per token.
+        weight_temp=weight_temp / REWARD_SCALE,
+        max_weight=max_weight,
+        n_critics=n_critics,
+        tau=tau,
+        reward_scaler=d3rlpy.preprocessing.MultiplyRewardScaler(REWARD_SCALE),
+    )
+
+
+def _bc(encoder: Any, optimiser: Any, batch_size: int, learning_rate: float, beta: float) -> Any:
+    return d3rlpy.algos.DiscreteBCConfig(
+        learning_rate=learning_rate,
+        optim_factory=optimiser(),
+        encoder_factory=encoder,
+        batch_size=batch_size,
+        gamma=GAMMA,
+        beta=beta,
+    )
+
+
+BUILDERS: dict[str, Callable[..., Any]] = {"cql": _cql, "iql": _iql, "bc": _bc}
+
+
+def fit_qlearning(data: TrainingData, settings: Mapping[str, Any], training: Training) -> Fitted:
+    """Train one of d3rlpy's algorithms in its own loop, over a buffer priced at λ; a ``Learner``.
+
+    Raises:
+        ConfigError: training diverged (a loss is not finite; names it).
+    """
+    d3rlpy.seed(training.seed)
+    progress = Progress(settings["name"], data, training)
+    buffer = TransitionBuffer(data.source, data.transitions(progress.rate), training.seed)
+    encoder = encoder_factory(sample_observations(data, buffer.transitions, training.seed), settings["hidden"])
+    steps = training.per_epoch * EPOCHS
+    algorithm = make_algorithm(settings, encoder, training.batch_size, steps)
+    epochs = algorithm.fitter(
+        buffer,
+        n_steps=steps,
+        n_steps_per_epoch=training.per_epoch,
+        experiment_name=settings["name"],
+        logger_adapter=d3rlpy.logging.NoopAdapterFactory(),
+        show_progress=False,
+    )
+    with one_thread():
+        for epoch, metrics in track(epochs, total=EPOCHS, label=f"training {settings['name']}"):
+            losses = {name: value for name, value in metrics.items() if not name.startswith("time_")}
+            if progress.add(epoch, losses, lambda: learned_policy(algorithm, data.spec, settings["name"])):
+                buffer.replace(data.transitions(progress.rate))
+    return Fitted(progress.policy, algorithm, progress.curve, progress.rate, len(buffer.transitions))
+
+
+def make_algorithm(
+    settings: Mapping[str, Any], encoder: StandardisedEncoderFactory, batch_size: int, steps: int
+) -> Any:
+    """A d3rlpy algorithm, not yet built.
+
+    Args:
+        settings: the algorithm, as ``settings_of`` returns it.
+        encoder: the body of every network.
+        batch_size: transitions per update.
+        steps: updates to come; the learning rate falls to zero over them along a cosine, so that what is exported is
+            not the last swing of the optimiser.
+    """
+
+    def optimiser() -> Any:
+        schedule = d3rlpy.optimizers.CosineAnnealingLRFactory(T_max=steps)
+        return d3rlpy.optimizers.AdamFactory(clip_grad_norm=1.0, lr_scheduler_factory=schedule)
+
+    own = {key: value for key, value in settings.items() if key not in ("name", "hidden")}
+    return BUILDERS[settings["name"]](encoder, optimiser, batch_size, **own).create(device=False)
+
+
+def learned_policy(algorithm: Any, spec: ObservationSpec, name: str) -> LearnedPolicy:
+    """The greedy policy of a trained algorithm, standardisation folded into the first layer.
+
+    Args:
+        algorithm: a built d3rlpy algorithm of ``make_algorithm``.
+        spec: the observation it was trained on.
+        name: how tables call the policy.
+
+    Raises:
+        ArtifactError: training diverged: the weights are not finite.
+    """
+    network = _greedy_network(algorithm)
+    head = network._fc
+    last = (
+        head.weight.detach().cpu().numpy().astype(np.float32),
+        head.bias.detach().cpu().numpy().astype(np.float32),
+    )
+    return LearnedPolicy(name, spec, [*network._encoder.folded(), last])
+
+
+def _greedy_network(algorithm: Any) -> Any:
+    """The network whose larger output is the greedy action: Q for CQL, the logits of the policy otherwise."""
+    modules = algorithm.impl.modules
+    if isinstance(algorithm, d3rlpy.algos.DiscreteCQL):
+        return modules.q_funcs[0]
+    return modules.imitator if isinstance(algorithm, d3rlpy.algos.DiscreteBC) else modules.policy
