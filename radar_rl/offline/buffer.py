@@ -85,17 +85,17 @@ class TransitionBuffer(d3rlpy.dataset.ReplayBufferBase):  # type: ignore[misc]  
     def sample_transition_batch(self, batch_size: int) -> "d3rlpy.dataset.TransitionMiniBatch":
         """A mini-batch: observations [B, size] and actions, rewards, terminals, intervals [B, 1], all float32."""
         drawn = self.transitions.take(self._draw(batch_size))
-        # After the last state any row does: its value is multiplied by zero.
-        next_row = np.where(drawn.terminal, drawn.row, drawn.next_row)
-        column = np.ones((batch_size, 1), dtype=np.float32)
+        # After the last state any row does, the first here: its value is multiplied by zero.
+        rows = np.concatenate([drawn.row, np.maximum(drawn.next_row, 0)])
+        seen = self.source.observe(rows, np.concatenate([drawn.depth, drawn.next_depth]))  # both states at once
         return d3rlpy.dataset.TransitionMiniBatch(
-            observations=self.source.observe(drawn.row, drawn.depth),
+            observations=seen[:batch_size],
             actions=drawn.action[:, None].astype(np.float32),
             rewards=drawn.reward[:, None],
-            next_observations=self.source.observe(next_row, drawn.next_depth),
-            next_actions=np.zeros_like(column),
+            next_observations=seen[batch_size:],
+            next_actions=np.zeros((batch_size, 1), dtype=np.float32),
             terminals=drawn.terminal[:, None].astype(np.float32),
-            intervals=column,
+            intervals=np.ones((batch_size, 1), dtype=np.float32),
             transitions=[],
         )
 

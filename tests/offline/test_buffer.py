@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from synthetic_trace import HARDWARE, written_out
+from synthetic_trace import HARDWARE, with_features, written_out
 
 from radar_rl.offline.backend import d3rlpy
 from radar_rl.offline.behaviour import decide
@@ -9,6 +9,7 @@ from radar_rl.offline.transitions import TraceTransitions, Transitions
 from radar_rl.offline.walk import Outcomes
 from radar_rl.policies.observation import ObservationSpec
 from radar_rl.rollouts.reward import Reward
+from radar_rl.speculative.features import FEATURES
 
 
 @pytest.fixture
@@ -37,6 +38,25 @@ def test_a_batch_holds_transitions_of_the_table(source: TraceObservations, trans
         if not transitions.terminal[j]:
             ahead = source.observe(transitions.next_row[[j]], transitions.next_depth[[j]])[0]
             np.testing.assert_array_equal(batch.next_observations[i], ahead)
+
+
+def test_both_states_of_a_batch_are_what_the_layout_builds(outcomes: Outcomes) -> None:
+    trace = with_features(outcomes.trace, feature_dim=4)
+    spec = ObservationSpec(features=("confidences", "depth", *FEATURES), floor=-10.0, feature_dim=4)
+    transitions = TraceTransitions.of(outcomes, decide("full", outcomes, 0), Reward(rate=300.0), "sequence")
+    buffer = TransitionBuffer(TraceObservations(spec, trace.confidences, trace.features), transitions, seed=0)
+    batch = buffer.sample_transition_batch(1024)
+    drawn = transitions.take(np.random.default_rng(0).integers(len(transitions), size=1024))
+
+    def built(row: np.ndarray, depth: np.ndarray) -> np.ndarray:
+        return spec.build(trace.confidences[row], depth, {name: x[row] for name, x in trace.features.items()})
+
+    np.testing.assert_array_equal(batch.observations, built(drawn.row, drawn.depth))
+    goes_on = ~drawn.terminal
+    assert not goes_on.all()
+    ahead = built(drawn.next_row[goes_on], drawn.next_depth[goes_on])
+    np.testing.assert_array_equal(batch.next_observations[goes_on], ahead)
+    assert np.isfinite(batch.next_observations).all()  # whatever follows the last state, zero times it must be zero
 
 
 def test_the_seed_decides_the_draws(source: TraceObservations, transitions: Transitions) -> None:

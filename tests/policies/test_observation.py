@@ -8,6 +8,7 @@ from hypothesis.extra.numpy import arrays
 
 from radar_rl.errors import ConfigError, InputError
 from radar_rl.policies import ObservationSpec
+from radar_rl.policies.observation import WORTH_TORCH
 from radar_rl.speculative.state import DraftState
 
 SPEC = ObservationSpec(max_depth=3, top_k=2)
@@ -40,10 +41,7 @@ EVERYTHING = ObservationSpec(
 @given(st.integers(0, 10_000), st.lists(st.integers(1, 3), min_size=4, max_size=4))
 def test_rows_of_a_buffer_become_call_by_call_what_is_built_at_once(seed: int, depths: list[int]) -> None:
     rng, spec, depth = np.random.default_rng(seed), EVERYTHING, np.array(depths)
-    shapes = {"target": (2,), "mass": (3, 3), "entropy": (3,), "hidden": (3, 2), "log_probs": (3, 2)}
-    features = {name: rng.normal(scale=9, size=(4, *shape)).astype(np.float16) for name, shape in shapes.items()}
-    features["ngram"] = rng.integers(0, 6, size=4).astype(np.uint8)
-    confidences = rng.normal(scale=9, size=(4, 3, 2)).astype(np.float16)
+    confidences, _, features = random_states(4, seed)
     per_call = {part.name for part in spec.parts if part.per_call}
 
     buffer = rng.normal(size=(6, spec.size)).astype(np.float32)
@@ -59,6 +57,29 @@ def test_rows_of_a_buffer_become_call_by_call_what_is_built_at_once(seed: int, d
     assert spec.spread("low").shape == (spec.size,)
     assert (spec.spread("low") <= built).all()
     assert (built <= spec.spread("high")).all()
+
+
+def random_states(count: int, seed: int) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+    rng = np.random.default_rng(seed)
+    shapes = {"target": (2,), "mass": (3, 3), "entropy": (3,), "hidden": (3, 2), "log_probs": (3, 2)}
+    features = {name: rng.normal(scale=9, size=(count, *shape)).astype(np.float16) for name, shape in shapes.items()}
+    features["ngram"] = rng.integers(0, 6, size=count).astype(np.uint8)
+    confidences = rng.normal(scale=9, size=(count, 3, 2)).astype(np.float16)
+    confidences[rng.random(confidences.shape) < 0.05] = -np.inf
+    return confidences, rng.integers(1, 4, size=count).astype(np.int8), features
+
+
+def test_many_states_at_once_are_seen_as_each_alone() -> None:
+    confidences, depth, features = random_states(2 * WORTH_TORCH, seed=3)
+    many = EVERYTHING.build(confidences, depth, features)
+    for i in range(0, len(depth), 37):
+        here = slice(i, i + 1)
+        alone = EVERYTHING.build(confidences[here], depth[here], {name: x[here] for name, x in features.items()})
+        np.testing.assert_array_equal(alone[0], many[i])
+    # NaN in some calls not made changes nothing, not even the way there.
+    confidences[depth < 3, 2] = np.nan
+    confidences.flags.writeable = False
+    np.testing.assert_array_equal(EVERYTHING.build(confidences, depth, features), many)
 
 
 def test_rows_of_a_buffer_refuse_what_build_refuses() -> None:
