@@ -38,6 +38,7 @@ def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Calls]:
         wandb: str,
         tree_size: int | None,
         observation: list[str],
+        newest: int | None,
         share: float,
     ) -> None:
         noted.append(dict(locals()))

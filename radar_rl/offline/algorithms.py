@@ -9,6 +9,7 @@ from radar_rl.offline.behaviour import Behaviour
 from radar_rl.offline.data import TrainingData
 from radar_rl.offline.fit import Fitted, Learner, Training
 from radar_rl.offline.qlearning import fit_qlearning
+from radar_rl.offline.stopping import fit_stopping
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,8 @@ ALGORITHMS: dict[str, Algorithm] = {
         "full",
     ),
     "bc": Algorithm(fit_qlearning, {"learning_rate": 1e-3, "hidden": [64, 64], "beta": 0.0}, "oracle"),
+    "fitted": Algorithm(fit_stopping, {"learning_rate": 2e-3, "weight_decay": 1e-4, "hidden": [64, 64]}, "full"),
+    "direct": Algorithm(fit_stopping, {"learning_rate": 2e-3, "weight_decay": 1e-4, "hidden": [64, 64]}, "full"),
 }
 
 

@@ -74,11 +74,15 @@ class TraceData:
         reward: Reward,
         episode: Episode,
         observation: Sequence[str] = DEFAULT_FEATURES,
+        newest: int | None = None,
     ) -> "TraceData":
         """Training data of outcomes and decisions, of which the ``observation`` shows these features.
 
+        Args:
+            newest: shown of so many newest draft calls; None: of all.
+
         Raises:
-            ConfigError: a feature is unknown.
+            ConfigError: a feature is unknown, or there are not so many calls.
             TraceError: the trace was read without one.
         """
         trace = outcomes.trace
@@ -90,6 +94,7 @@ class TraceData:
             OBSERVATION_FLOOR,
             made.feature_dim,
             made.feature_seed,
+            newest,
         )
         trace.check_features(spec.columns)
         source = TraceObservations(spec, trace.confidences, trace.features)
@@ -100,9 +105,13 @@ class TraceData:
         """Throughput of the best static depth over the training texts, tokens per second."""
         return self.rules.static_walk.tokens_per_second
 
+    def priced(self, rate: float) -> Reward:
+        """The reward at ``rate`` tokens per second."""
+        return replace(self.reward, rate=rate)
+
     def transitions(self, rate: float) -> TraceTransitions:
         """The transitions, rewards priced at ``rate`` tokens per second and shaped."""
-        reward = replace(self.reward, rate=rate)
+        reward = self.priced(rate)
         phi = potential(self.outcomes, reward, self.episode)
         return TraceTransitions.of(self.outcomes, self.decisions, reward, self.episode, phi)
 

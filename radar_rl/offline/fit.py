@@ -10,10 +10,12 @@ import torch
 
 from radar_rl.errors import ConfigError
 from radar_rl.offline.data import TrainingData
+from radar_rl.offline.walk import Walk
 from radar_rl.policies.protocol import MemorylessPolicy
 
 EPOCHS = 20
 CurveRow = dict[str, float]
+Trained = tuple[MemorylessPolicy, Walk | None]
 
 
 @dataclass(frozen=True)
@@ -108,13 +110,14 @@ class Progress:
     def __post_init__(self) -> None:
         self.rate = self.data.first_rate if self.training.rate is None else self.training.rate
 
-    def add(self, epoch: int, metrics: Mapping[str, float], policy: Callable[[], MemorylessPolicy]) -> bool:
+    def add(self, epoch: int, metrics: Mapping[str, float], trained: Callable[[], Trained]) -> bool:
         """An epoch has ended; λ follows, if it is to.
 
         Args:
             epoch: its number, from 1.
             metrics: mean losses.
-            policy: gives it as trained so far; asked after the metrics were found finite.
+            trained: gives the policy as it is now and its walk over the training texts, None where the data cannot
+                tell; asked after the metrics were found finite.
 
         Returns:
             Whether λ has changed, and with it every reward.
@@ -124,8 +127,7 @@ class Progress:
         """
         row: CurveRow = {"epoch": epoch, "step": epoch * self.training.per_epoch, "rate": self.rate, **metrics}
         _check_finite(self.name, row)
-        self.policy = policy()
-        run = self.data.replay(self.policy)
+        self.policy, run = trained()
         if run is not None:
             row |= {"tokens_per_second": run.tokens_per_second, "draft_calls": run.draft_calls_per_round}
         self.curve.append(row)

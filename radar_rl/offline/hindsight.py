@@ -22,14 +22,27 @@ def stopping_values(
     every = np.broadcast_to(cost, next_row.shape)
     depths = oracle_depths(every, next_row, sequence)
     rows = np.arange(len(depths))
-    # Summed along the best rounds by pointer doubling: each pass doubles how many rounds a row's sum covers. The last
-    # entry, which index −1 finds, is the end of a text.
-    to_go = np.append(every[rows, depths - 1], 0.0)
-    following = np.append(next_row[rows, depths - 1], -1)
+    to_go = total(every[rows, depths - 1], next_row[rows, depths - 1])
+    return np.asarray(every + np.append(to_go, 0.0)[next_row])  # index −1 is the end of a text
+
+
+def total(of_round: NDArray[np.float64], following: NDArray[np.integer]) -> NDArray[np.float64]:
+    """Sums over the rounds from each row to the end of its text.
+
+    Args:
+        of_round: [N], what the round that starts at each row adds.
+        following: [N], row at which the next round starts, −1 at the end.
+
+    Returns:
+        [N] float64.
+    """
+    # By pointer doubling: each pass doubles how many rounds a row's sum covers. The last entry, which index −1 finds,
+    # is the end of a text.
+    sums, following = np.append(of_round, 0.0), np.append(following, -1)
     while (following >= 0).any():
-        to_go += to_go[following]
+        sums += sums[following]
         following = following[following]
-    return np.asarray(every + to_go[next_row])
+    return np.asarray(sums[:-1])
 
 
 def best_from(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from radar_rl.offline.hindsight import best_from, stopping_values
+from radar_rl.offline.returns import round_rewards
 from radar_rl.offline.transitions import Episode
 from radar_rl.offline.walk import Outcomes
 from radar_rl.rollouts.reward import Reward
@@ -40,7 +41,8 @@ def potential(outcomes: Outcomes, reward: Reward, episode: Episode) -> NDArray[n
 
 def _to_come(outcomes: Outcomes, reward: Reward, episode: Episode) -> NDArray[np.float64]:
     """The clairvoyant optimum's reward to come after call 1 … L of the rounds that start at every row: [N, L]."""
-    stopping = reward.stopping(outcomes.hardware, outcomes.nodes, outcomes.emitted)  # [N, L]
     paid = np.cumsum(np.append(0.0, reward.going(outcomes.hardware, outcomes.max_depth)))  # [L] by continuing
     next_row = outcomes.next_row if episode == "sequence" else np.full_like(outcomes.next_row, -1)
-    return np.asarray(-best_from(stopping_values(-(stopping + paid), next_row, outcomes.trace.sequence)) - paid)
+    return np.asarray(
+        -best_from(stopping_values(-round_rewards(outcomes, reward), next_row, outcomes.trace.sequence)) - paid
+    )

@@ -57,6 +57,7 @@ def train(
     wandb: WandbMode,
     tree_size: int | None,
     observation: Sequence[str] = DEFAULT_FEATURES,
+    newest: int | None = None,
     share: float = 1.0,
 ) -> dict[str, Any]:
     """Train a stop policy and write its run folder: policy, ``run.json``, ``curve.parquet``.
@@ -79,6 +80,8 @@ def train(
         tree_size: nodes verified, at most the collected ones; None takes those.
         observation: names of the features that the policy sees; those beyond confidences and depth must have been
             collected with the trace.
+        newest: of what has numbers for every draft call, the policy sees those of so many newest calls, the newest
+            first; None: of all calls, each in its own place.
         share: of the prompts that are not held out, how many to learn from, chosen by the same hash.
 
     Returns:
@@ -109,14 +112,14 @@ def train(
         made = trace_settings(traces)
         profile = _profile(hardware, folder, model, made, tree_size)
         texts = _training_texts(traces, held_out, share, tree_size, observation)
-        prepared = _from_trace(texts, made, profile, chosen, priced, episode, seed, observation)
+        prepared = _from_trace(texts, made, profile, chosen, priced, episode, seed, observation, newest)
     else:
         if behaviour is not None:
             raise ConfigError("behaviour= is for traces; rollouts hold what their own policy did")
         if tree_size is not None:
             raise ConfigError("tree_size= is for traces; rollouts were made with a tree size of their own")
-        if tuple(observation) != DEFAULT_FEATURES:
-            raise ConfigError("observation= is for traces; rollouts hold what their own policy saw")
+        if tuple(observation) != DEFAULT_FEATURES or newest is not None:
+            raise ConfigError("observation= and newest= are for traces; rollouts hold what their own policy saw")
         prepared = _from_rollouts(str(rollouts), hardware, folder, model, priced, episode, held_out, share)
 
     arguments = {
@@ -131,6 +134,7 @@ def train(
         "seed": seed,
         "tree_size": prepared.tree_size,
         "observation": list(observation),
+        "newest": newest,
         "share": share,
     }
     start = time.perf_counter()
@@ -191,9 +195,10 @@ def _from_trace(
     episode: Episode,
     seed: int,
     observation: Sequence[str],
+    newest: int | None,
 ) -> Prepared:
     outcomes = Outcomes.of(training, hardware)
-    data = TraceData.of(outcomes, decide(behaviour, outcomes, seed), reward, episode, observation)
+    data = TraceData.of(outcomes, decide(behaviour, outcomes, seed), reward, episode, observation, newest)
     rules = {
         "best_static_depth": data.rules.static.depth,
         "best_threshold": data.rules.threshold.threshold,

@@ -25,7 +25,7 @@ NAN_SEEN = "confidences or features hold NaN in a drafted level; the trace or a 
 WORTH_TORCH = 4096
 """Numbers; for fewer, wrapping them in tensors takes longer than it saves."""
 
-OPTIONAL_KEYS = {"feature_dim", "feature_seed"}
+OPTIONAL_KEYS = {"feature_dim", "feature_seed", "newest"}
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,8 @@ class ObservationSpec:
             levels not drafted yet are filled with it, other features with 0.
         feature_dim, feature_seed: what ``hidden`` and ``target`` are projected to, and the seed of the projections; of
             no account without them.
+        newest: of what has numbers for every draft call, show those of so many newest calls, the newest first; None:
+            of all calls, each in its own place.
     """
 
     max_depth: int = 8
@@ -72,12 +74,15 @@ class ObservationSpec:
     floor: float = -20.0
     feature_dim: int = 0
     feature_seed: int = 0
+    newest: int | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "features", tuple(self.features))
         check_names(self.features)
         if self.max_depth < 1 or self.top_k < 1:
             raise ConfigError(f"max_depth and top_k must be positive, got {self.max_depth} and {self.top_k}")
+        if self.newest is not None and not 1 <= self.newest <= self.max_depth:
+            raise ConfigError(f"newest: expected 1 … max_depth ({self.max_depth}) calls, got {self.newest}")
         checked_names(self.columns, self.feature_dim)
 
     @property
@@ -105,8 +110,13 @@ class ObservationSpec:
             parts.append(Part(name, start, width, feature.per_call, low, high, low if high == 0 else 0.0))
         return tuple(parts)
 
+    @property
+    def calls(self) -> int:
+        """Draft calls that are shown."""
+        return self.max_depth if self.newest is None else self.newest
+
     def _length(self, part: Part) -> int:
-        return part.width * (self.max_depth if part.per_call else 1)
+        return part.width * (self.calls if part.per_call else 1)
 
     @property
     def size(self) -> int:
@@ -142,6 +152,8 @@ class ObservationSpec:
                 f"confidences: expected [N, {self.max_depth}, {self.top_k}], got {list(confidences.shape)}"
             )
         observations = np.empty((len(depth), self.size), dtype=np.float32)
+        # Which calls are shown, the newest first; where there were fewer, any stands for what is cut to the blank.
+        rows, newest = np.arange(len(depth))[:, None], np.maximum(depth[:, None] - 1 - np.arange(self.calls), 0)
         for part in self.parts:
             into = observations[:, part.start : part.start + self._length(part)]
             if part.name == "depth":
@@ -149,7 +161,10 @@ class ObservationSpec:
                 continue
             values: NDArray[Any] = confidences
             if part.name != "confidences":
-                values = self._at_hand(part, len(depth), self._length(part), features or {})
+                numbers = part.width * (self.max_depth if part.per_call else 1)
+                values = self._at_hand(part, len(depth), numbers, features or {})
+            if part.per_call and self.newest is not None:
+                values = values.reshape(len(depth), self.max_depth, part.width)[rows, newest]
             _widen(values.reshape(into.shape), into)
         low, high = self._bounds
         np.maximum(observations, low.take(depth, axis=0), out=observations)  # both let NaN through
@@ -211,8 +226,12 @@ class ObservationSpec:
                     values = self._at_hand(part, len(rows), part.width, features or {})
                 # A slice whose last axis is split in two is a view.
                 calls = observations[:, part.start : part.start + self._length(part)]
-                calls = calls.reshape(len(observations), self.max_depth, part.width)
-                calls[rows, depth - 1] = self._cut(part, values)
+                calls = calls.reshape(len(observations), self.calls, part.width)
+                if self.newest is None:
+                    calls[rows, depth - 1] = self._cut(part, values)
+                else:
+                    calls[rows, 1:] = calls[rows, :-1]
+                    calls[rows, 0] = self._cut(part, values)
 
     @cached_property
     def _bounds(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -229,7 +248,8 @@ class ObservationSpec:
         missing = np.zeros((self.max_depth + 1, self.size), dtype=np.bool_)
         for part in self.parts:
             if part.per_call:
-                calls = np.repeat(np.arange(self.max_depth), part.width)  # counted from 0
+                # Counted from 0: from the first one on, or from the newest one back.
+                calls = np.repeat(np.arange(self.calls), part.width)
                 missing[:, part.start : part.start + len(calls)] = calls >= np.arange(self.max_depth + 1)[:, None]
         return missing
 
@@ -269,7 +289,9 @@ class ObservationSpec:
         """Plain values, as a policy's ``config.json`` holds them."""
         values = asdict(self) | {"features": list(self.features)}
         if not any(FEATURES[name].projected for name in self.columns):
-            values = {key: value for key, value in values.items() if key not in OPTIONAL_KEYS}
+            del values["feature_dim"], values["feature_seed"]
+        if self.newest is None:
+            del values["newest"]
         return values
 
     @classmethod

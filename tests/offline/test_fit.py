@@ -7,18 +7,30 @@ from radar_rl.offline.algorithms import ALGORITHMS, fit_policy, settings_of
 from radar_rl.offline.behaviour import decide
 from radar_rl.offline.data import TraceData
 from radar_rl.offline.fit import EPOCHS, Fitted, Training
+from radar_rl.offline.qlearning import fit_qlearning
 from radar_rl.offline.walk import Outcomes, walk_policy
 from radar_rl.policies import States
 from radar_rl.rollouts.reward import Reward
 
 
-def fit(outcomes: Outcomes, name: str, episode="sequence", steps: int = EPOCHS, seed: int = 0, **settings) -> Fitted:
+def fit(
+    outcomes: Outcomes,
+    name: str,
+    episode="sequence",
+    steps: int = EPOCHS,
+    seed: int = 0,
+    batch_size: int = 128,
+    **settings,
+) -> Fitted:
     data = TraceData.of(outcomes, decide(ALGORITHMS[name].behaviour, outcomes, seed), Reward(), episode)
-    training = Training(steps, batch_size=128, seed=seed, follow_rate=episode == "round")
+    training = Training(steps, batch_size=batch_size, seed=seed, follow_rate=episode == "round")
     return fit_policy(data, settings_of({"name": name, **settings}), training)
 
 
-@pytest.mark.parametrize("name", list(ALGORITHMS))
+QLEARNING = [name for name, algorithm in ALGORITHMS.items() if algorithm.learner is fit_qlearning]
+
+
+@pytest.mark.parametrize("name", QLEARNING)
 def test_the_exported_policy_is_the_trained_network(outcomes: Outcomes, name: str) -> None:
     fitted = fit(outcomes, name, steps=3 * EPOCHS)
     policy, algorithm = fitted.policy, fitted.algorithm
@@ -53,7 +65,7 @@ def test_with_rounds_as_episodes_the_rate_follows_the_policy(outcomes: Outcomes)
 @pytest.mark.parametrize("name", list(ALGORITHMS))
 def test_what_is_learned_beats_the_tuned_static_depth(name: str) -> None:
     outcomes = Outcomes.of(make_trace(prompts=150, new_tokens=60, seed=5), HARDWARE)
-    fitted = fit(outcomes, name, steps=300)
+    fitted = fit(outcomes, name, steps=300, batch_size=512)
     static = TraceData.of(outcomes, decide("full", outcomes, 0), Reward(), "sequence").first_rate
     assert walk_policy(outcomes, fitted.policy).tokens_per_second > static
 

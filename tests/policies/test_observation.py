@@ -1,5 +1,7 @@
 """The observation: levels not drafted never show, live and stored numbers agree."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -38,9 +40,11 @@ EVERYTHING = ObservationSpec(
 )
 
 
-@given(st.integers(0, 10_000), st.lists(st.integers(1, 3), min_size=4, max_size=4))
-def test_rows_of_a_buffer_become_call_by_call_what_is_built_at_once(seed: int, depths: list[int]) -> None:
-    rng, spec, depth = np.random.default_rng(seed), EVERYTHING, np.array(depths)
+@given(st.integers(0, 10_000), st.lists(st.integers(1, 3), min_size=4, max_size=4), st.sampled_from([None, 1, 2, 3]))
+def test_rows_of_a_buffer_become_call_by_call_what_is_built_at_once(
+    seed: int, depths: list[int], newest: int | None
+) -> None:
+    rng, spec, depth = np.random.default_rng(seed), replace(EVERYTHING, newest=newest), np.array(depths)
     confidences, _, features = random_states(4, seed)
     per_call = {part.name for part in spec.parts if part.per_call}
 
@@ -167,6 +171,28 @@ def test_features_that_are_not_at_hand_are_named() -> None:
         ObservationSpec(features=("depth", "depth"))
     with pytest.raises(ConfigError, match="feature_dim"):
         ObservationSpec(features=("hidden",))
+
+
+def test_the_newest_calls_stand_first() -> None:
+    spec = ObservationSpec(3, 2, ("entropy", "depth", "confidences", "ngram"), floor=-5.0, newest=2)
+    assert spec.size == 2 + 1 + 4 + 1
+    confidences = np.array([[[-1, -2], [-3, -4], [-4.5, -6]]], np.float16)
+    features = {"entropy": np.array([[0.25, 0.5, 0.75]], np.float16), "ngram": np.array([3], np.uint8)}
+    for depth, expected in {
+        1: [0.25, 0, 1 / 3, -1, -2, -5, -5, 3],
+        2: [0.5, 0.25, 2 / 3, -3, -4, -1, -2, 3],
+        3: [0.75, 0.5, 1, -4.5, -5, -3, -4, 3],
+    }.items():
+        np.testing.assert_allclose(spec.build(confidences, np.array([depth]), features)[0], expected, rtol=1e-6)
+    damaged = np.where(np.arange(3)[None, :, None] == 1, np.nan, confidences).astype(np.float16)
+    spec.build(damaged, np.array([1]), features)  # of a call not made
+    with pytest.raises(InputError, match="NaN"):
+        spec.build(damaged, np.array([2]), features)
+    assert ObservationSpec.from_json(spec.to_json()) == spec
+    assert spec.digest != replace(spec, newest=None).digest
+    for wrong in (0, 4):
+        with pytest.raises(ConfigError, match=r"newest: expected 1 … max_depth \(3\)"):
+            ObservationSpec(3, 2, newest=wrong)
 
 
 def test_projections_are_part_of_the_layout_only_where_they_count() -> None:

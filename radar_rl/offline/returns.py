@@ -1,0 +1,41 @@
+"""Exact returns: what every stopping depth of every round is worth, since a trace knows all their outcomes."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from radar_rl.offline.hindsight import total
+from radar_rl.offline.transitions import Episode
+from radar_rl.offline.walk import Outcomes
+from radar_rl.rollouts.reward import Reward
+
+
+def stopping_returns(
+    outcomes: Outcomes, reward: Reward, episode: Episode, depths: NDArray[np.integer]
+) -> NDArray[np.float32]:
+    """The return of a round that starts at each row and stops after each call, and of what follows it.
+
+    Args:
+        outcomes: what stopping brings.
+        reward: what an action earns.
+        episode: ``sequence``: the rounds that follow, up to the end of the text, stop at ``depths``; ``round``: nothing
+            follows.
+        depths: [N] in 1 … L.
+
+    Returns:
+        [N, L] float32, less the mean of each row: all that matters is which depth is better by how much.
+    """
+    returns = np.empty((len(outcomes.trace), outcomes.max_depth), dtype=np.float32)
+    for piece, some in outcomes.pieces():
+        earned = round_rewards(some, reward)
+        if episode == "sequence":
+            rows, chosen = np.arange(len(earned)), depths[piece] - 1
+            to_come = total(earned[rows, chosen], some.next_row[rows, chosen])
+            earned = earned + np.append(to_come, 0.0)[some.next_row]  # index −1 is the end of a text
+        returns[piece] = earned - earned.mean(axis=1, keepdims=True)
+    return returns
+
+
+def round_rewards(outcomes: Outcomes, reward: Reward) -> NDArray[np.float64]:
+    """The sum of a round's rewards when it stops after call 1 … L: [N, L] float64."""
+    going = np.append(0.0, reward.going(outcomes.hardware, outcomes.max_depth))
+    return np.asarray(reward.stopping(outcomes.hardware, outcomes.nodes, outcomes.emitted) + np.cumsum(going))
