@@ -139,9 +139,7 @@ def stopping_at(outcomes: Outcomes, depths: NDArray[np.integer]) -> DecisionTabl
         made = (step <= stops[:, None]) & ~outcomes.trace.censored[piece, None]  # [n, max_depth - 1]
         row, column = np.nonzero(made)
         action = np.where(step[column] < stops[row], CONTINUE, STOP)
-        return DecisionTable(
-            (piece.start + row).astype(np.int32), step[column].astype(np.int8), action.astype(np.int8)
-        )
+        return DecisionTable((piece.start + row).astype(np.int32), step[column].astype(np.int8), action.astype(np.int8))
 
     most = int(outcomes.decisions(depths[~outcomes.trace.censored]).sum())
     return DecisionTable.gathered((of(piece) for piece in outcomes.trace.pieces()), most)
