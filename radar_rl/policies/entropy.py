@@ -52,6 +52,10 @@ class EntropyBound(LevelRule):
     features = ("entropy",)
 
     def __post_init__(self) -> None:
+        if not np.isfinite(self.threshold) or not self.gamma > 0:
+            raise ConfigError(
+                f"entropy-bound: expected a finite threshold and gamma > 0, got {self.threshold} and {self.gamma}"
+            )
         self.name = f"entropy-bound-{self.threshold:g}"
 
     @property
