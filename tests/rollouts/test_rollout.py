@@ -304,9 +304,7 @@ def learned(folder: Path) -> str:
 
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("policy", ["static:3", "threshold:0.3", "random:0.7", "learned"])
-def test_live_and_replay_log_the_same_rows(
-    collected: dict[str, Any], tmp_path: Path, policy: str, batch: int
-) -> None:
+def test_live_and_replay_log_the_same_rows(collected: dict[str, Any], tmp_path: Path, policy: str, batch: int) -> None:
     settings = {"policy": policy, "batch": batch} | collected
     if policy == "learned":
         settings["policy"] = learned(Path(collected["traces"]).parent)
