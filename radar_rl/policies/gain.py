@@ -29,7 +29,8 @@ class ExpectedGain(LevelRule):
     misses calls that pay only together.
 
     Args:
-        rate: accepted tokens per second below which a call is not worth it; about the throughput that is reached.
+        rate: accepted tokens per second below which a call is not worth it: the throughput that is reached, less where
+            the draft believes less than is accepted (a greedy target's tokens), which tuning finds.
         seconds: [max_depth − 1], of call ℓ + 1 and all that it makes longer.
     """
 

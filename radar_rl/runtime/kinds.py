@@ -113,10 +113,10 @@ def describe_rule(policy: Policy) -> tuple[str, dict[str, Any]]:
     Raises:
         ArtifactError: it is none of ``KINDS``.
     """
-    for kind, made in KINDS.items():
-        if type(policy) is made.make:
-            return kind, {field.name: _plain(getattr(policy, field.name)) for field in fields(made.make)}
-    raise ArtifactError(f"policy {policy.name}: {type(policy).__name__} has no exported form")
+    kind = next((kind for kind, made in KINDS.items() if type(policy) is made.make), None)
+    if kind is None:
+        raise ArtifactError(f"policy {policy.name}: {type(policy).__name__} has no exported form")
+    return kind, {field.name: _plain(getattr(policy, field.name)) for field in fields(KINDS[kind].make)}
 
 
 def _plain(value: Any) -> Any:
