@@ -57,7 +57,7 @@ class Contender:
 def contenders(
     outcomes: Outcomes, rules: TunedRules, learned: Sequence[tuple[str, Policy, float | None]]
 ) -> list[Contender]:
-    """Every static depth, the tuned threshold, the learned policies and the oracle, walked over ``outcomes``.
+    """Every static depth, the tuned rules, the learned policies and the oracle, walked over ``outcomes``.
 
     Args:
         outcomes: of the held-out texts.
@@ -66,7 +66,7 @@ def contenders(
     """
     statics = [StaticDepth(depth) for depth in range(1, outcomes.max_depth + 1)]
     rows = [Contender(rule.name, "static", walk_policy(outcomes, rule)) for rule in statics]
-    rows.append(Contender(rules.threshold.name, "rule", walk_policy(outcomes, rules.threshold)))
+    rows += [Contender(rule.name, "rule", walk_policy(outcomes, rule)) for rule in rules.rules]
     rows += [Contender(name, "learned", walk_policy(outcomes, policy), seconds) for name, policy, seconds in learned]
     rows.append(Contender("oracle", "oracle", walk_oracle(outcomes)))
     return rows

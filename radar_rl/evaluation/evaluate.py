@@ -12,7 +12,7 @@ from radar_rl.evaluation.picture import draw_comparison
 from radar_rl.evaluation.report import print_comparison
 from radar_rl.evaluation.statistics import MIN_PROMPTS
 from radar_rl.offline.run import Run, load_run
-from radar_rl.offline.tuning import tune_rules
+from radar_rl.offline.tuning import RULE_FEATURES, tune_rules
 from radar_rl.offline.walk import Outcomes
 from radar_rl.policies import LearnedPolicy
 from radar_rl.rollouts import load_trace, trace_settings
@@ -81,11 +81,12 @@ def evaluate(
         made_by=asdict(made),
         allow_other_pair=allow_other_pair,
     )
-    features = _features(loaded, made)
+    looked_at = [name for name in made.features if any(name in columns for columns in RULE_FEATURES.values())]
+    features = [*dict.fromkeys([*_features(loaded, made), *looked_at])]
     # The same hash orders prompts for every fraction, so what the smallest one holds out, all of them do.
     fraction = min((run.held_out for run in loaded), default=held_out)
     # One half after the other: the rules are all that is left of the training texts when the held-out ones are loaded.
-    rules = tune_rules(Outcomes.of(_half(traces, fraction, size, held=False), profile))
+    rules = tune_rules(Outcomes.of(_half(traces, fraction, size, held=False, features=looked_at), profile))
     outcomes = Outcomes.of(_half(traces, fraction, size, held=True, features=features), profile)
     learned = [
         (name, run.policy, run.about["training_seconds"]) for name, run in zip(_names(loaded), loaded, strict=True)

@@ -123,7 +123,7 @@ def fit_stopping(data: TrainingData, settings: Mapping[str, Any], training: Trai
     )
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, EPOCHS * training.per_epoch)
     rounds = max(1, training.batch_size // levels)
-    depths: NDArray[np.integer] = np.full(len(outcomes.trace), data.rules.static.depth)
+    depths: NDArray[np.integer] = np.full(len(outcomes.trace), data.static.static.depth)
     returns = torch.from_numpy(stopping_returns(outcomes, data.priced(progress.rate), data.episode, depths))
 
     def trained() -> Trained:

@@ -200,8 +200,7 @@ def _from_trace(
     outcomes = Outcomes.of(training, hardware)
     data = TraceData.of(outcomes, decide(behaviour, outcomes, seed), reward, episode, observation, newest)
     rules = {
-        "best_static_depth": data.rules.static.depth,
-        "best_threshold": data.rules.threshold.threshold,
+        "best_static_depth": data.static.static.depth,
         "best_static_tokens_per_second": data.first_rate,
         "positions": len(training),
     }
@@ -239,12 +238,7 @@ def _from_rollouts(
     origin = made.get("trace", made)
     settings = {key: origin[key] for key in TraceSettings.__dataclass_fields__ if key in origin}
     # A log shows one policy, so no rule can be tuned on it: the fallback is the full depth.
-    rules = {
-        "best_static_depth": spec.max_depth,
-        "best_threshold": None,
-        "best_static_tokens_per_second": None,
-        "positions": None,
-    }
+    rules = {"best_static_depth": spec.max_depth, "best_static_tokens_per_second": None, "positions": None}
     return Prepared(data, f"logged: {made['policy']}", profile, settings, made["tree_size"], rules)
 
 

@@ -11,7 +11,8 @@ from safetensors.numpy import load, save
 
 from radar_rl import __version__
 from radar_rl.errors import ArtifactError, RadarError
-from radar_rl.policies import ConfidenceThreshold, LearnedPolicy, ObservationSpec, Policy, RandomStop, StaticDepth
+from radar_rl.policies import LearnedPolicy, ObservationSpec, Policy
+from radar_rl.runtime.kinds import build_rule, describe_rule
 
 FORMAT_VERSION = 1
 METADATA = ("target", "draft", "hardware", "training", "evaluation", "best_static_depth")
@@ -121,13 +122,7 @@ def _describe(policy: Policy) -> tuple[str, dict[str, Any], dict[str, Any]]:
         for i, (weight, bias) in enumerate(policy.layers):
             tensors |= {f"layers.{i}.weight": weight.T.copy(), f"layers.{i}.bias": bias}
         return "learned", {}, tensors
-    if isinstance(policy, StaticDepth):
-        return "static", {"depth": policy.depth}, {}
-    if isinstance(policy, ConfidenceThreshold):
-        return "threshold", {"threshold": policy.threshold}, {}
-    if isinstance(policy, RandomStop):
-        return "random", {"probability": policy.probability, "seed": policy.seed}, {}
-    raise ArtifactError(f"policy {policy.name}: {type(policy).__name__} has no exported form")
+    return *describe_rule(policy), {}
 
 
 def _build(values: dict[str, Any], tensors: dict[str, Any]) -> Policy:
@@ -139,11 +134,7 @@ def _build(values: dict[str, Any], tensors: dict[str, Any]) -> Policy:
         count = len(tensors) // 2
         layers = [(tensors[f"layers.{i}.weight"], tensors[f"layers.{i}.bias"]) for i in range(count)]
         return LearnedPolicy(values["name"], spec, layers)
-    rules = {"static": StaticDepth, "threshold": ConfidenceThreshold, "random": RandomStop}
-    if kind not in rules:
-        raise ArtifactError(f"unknown kind of policy {kind!r}; valid: learned, {', '.join(rules)}")
-    rule: Policy = rules[kind](**parameters)
-    return rule
+    return build_rule(kind, parameters)
 
 
 def _replace(path: Path, content: bytes) -> None:

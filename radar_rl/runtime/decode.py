@@ -56,7 +56,7 @@ def decode(
     """Stream each prompt's text; print τ, draft calls and tokens/s beside autoregressive decoding of the same prompt.
 
     Args:
-        policy: ``static:DEPTH``, ``threshold:P``, ``random:P``, or a folder.
+        policy: a rule (``static:DEPTH``, ``threshold:P``, …; ``radar_rl.runtime.kinds``) or a folder.
         draft_source: who drafts, see ``SpeculativeBatch``.
         compare: also decode with the head and the best static depth that the policy's training found (otherwise the
             default depth).

@@ -5,7 +5,7 @@ import pytest
 from synthetic_trace import HARDWARE
 
 from radar_rl.evaluation.compare import SCHEMA, comparison, contenders
-from radar_rl.offline.tuning import tune_rules
+from radar_rl.offline.tuning import RULE_FEATURES, RULES, tune_rules
 from radar_rl.offline.walk import Outcomes, walk_oracle, walk_policy
 from radar_rl.policies.static import StaticDepth
 from radar_rl.policies.threshold import ConfidenceThreshold
@@ -23,7 +23,7 @@ def test_every_policy_has_a_row_for_all_tasks_and_for_each(trace: Trace) -> None
     rows, baseline = compared(trace)
     assert rows.schema == pl.Schema(SCHEMA)
     assert rows["task"].unique(maintain_order=True).to_list() == ["all", "first", "second"]
-    assert rows.height == 3 * (8 + 1 + 1 + 1)
+    assert rows.height == 3 * (8 + len(RULES) - len(RULE_FEATURES) + 1 + 1)
     base = rows.filter(pl.col("policy") == baseline)
     assert base["speedup_static"].to_list() == [1.0] * 3
     assert base["oracle_gap_closed"].to_list() == [0.0] * 3
