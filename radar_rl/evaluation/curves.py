@@ -22,8 +22,8 @@ def differing_positions(rows: pl.DataFrame) -> bool:
 def learning_curves(rows: pl.DataFrame, path: Path) -> None:
     """Draw gain over the tuned static depth, and share of the oracle gap closed, against training positions.
 
-    A row of panels for each profile, a line for each algorithm and observation: means over tasks where there are
-    several (over all texts where not), and over runs that differ in nothing shown. Bands are the 95 % intervals over
+    A row of panels for each profile, with the runs trained for it where there are such, a line for each algorithm and
+    observation: means over tasks where there are several (over all texts where not), and over seeds. Bands are the 95 % intervals over
     prompts, those of the gap in units of the oracle's gain; a dotted line is the best tuned rule's.
 
     Args:
@@ -51,7 +51,11 @@ def learning_curves(rows: pl.DataFrame, path: Path) -> None:
         left.set_title(machine, fontsize=9, loc="left")
         for axes in (left, right):
             axes.set_xlabel("training positions")
-    panels[0, 0].legend(fontsize=8, frameon=False)
+    shown = {label: line for line, label in zip(*panels[0, 0].get_legend_handles_labels(), strict=True)}
+    wide = max(map(len, shown)) > 40
+    figure.legend(
+        shown.values(), shown.keys(), loc="outside lower left", ncols=1 if wide else 4, fontsize=8, frameon=False
+    )
     figure.suptitle("What more training positions bring", fontsize=12, fontweight="bold", x=0.01, ha="left")
     figure.savefig(path)
 
@@ -63,10 +67,13 @@ def _shown(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def _learned(rows: pl.DataFrame) -> pl.DataFrame:
-    """The runs whose positions are known; ``line`` says to which line they belong."""
+    """The runs whose positions are known, on the machines that they were trained for; ``line`` says which line's."""
     learned = _shown(rows).filter((pl.col("kind") == "learned") & pl.col("positions").is_not_null())
-    observed = pl.col("observation").fill_null("").replace("confidences,depth", "")
-    return learned.with_columns(line=pl.concat_str(pl.col("algorithm"), observed, separator=" ").str.strip_chars())
+    at_home = pl.col("trained_for").eq_missing(pl.col("hardware"))
+    learned = learned.filter(at_home | ~at_home.any().over("hardware"))
+    told = [name for name in ("observation", "behaviour", "episode") if learned[name].n_unique() > 1]
+    words = [pl.col(name).fill_null("?") for name in ("algorithm", *told)]
+    return learned.with_columns(line=pl.concat_str(words, separator=" · "))
 
 
 def _several(learned: pl.DataFrame) -> pl.DataFrame:

@@ -114,8 +114,10 @@ def _by_task(rows: pl.DataFrame, policies: Sequence[str], baseline: str) -> Iter
     """Speedups by task, the mean over tasks and its interval first; as many tables as the tasks need."""
     tasks = [task for task in rows["task"].unique(maintain_order=True) if task not in (ALL_TASKS, MEAN_OF_TASKS)]
     figures = {(row["policy"], row["task"]): row for row in rows.iter_rows(named=True)}
-    for number, part in enumerate(_parts(tasks, WIDTH - max(map(len, policies)) - 32)):
-        table = Table(title=f"tokens/s against {baseline}, by task", title_justify="left", box=SIMPLE_HEAD)
+    for number, part in enumerate(_parts(tasks, WIDTH - max(map(len, policies)) - 30)):
+        table = Table(
+            title=f"tokens/s against {baseline}, by task", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
+        )
         table.add_column("policy", overflow="fold")
         if number == 0:
             table.add_column("mean", justify="right")
@@ -136,7 +138,7 @@ def _parts(tasks: Sequence[str], width: int) -> Iterator[list[str]]:
     """The tasks in parts whose columns take about ``width`` characters."""
     part: list[str] = []
     for task in tasks:
-        if part and sum(max(len(other), 6) + 3 for other in [*part, task]) > width:
+        if part and sum(max(len(other), 6) + 2 for other in [*part, task]) > width:
             yield part
             part = []
         part.append(task)
