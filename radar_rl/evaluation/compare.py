@@ -241,3 +241,9 @@ def _mean_rows(
 def _mean(values: Sequence[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return float(np.mean(known)) if len(known) == len(values) else None
+
+
+def headline(rows: pl.DataFrame) -> pl.DataFrame:
+    """The rows by which runs are judged: of means over tasks where there are any, else over all texts."""
+    means = rows.filter(pl.col("task") == MEAN_OF_TASKS)
+    return rows.filter(pl.col("task") == ALL_TASKS) if means.is_empty() else means
