@@ -125,8 +125,8 @@ def comparison(
     Returns:
         Columns as ``SCHEMA``. Speedups are ratios (1 = as fast); null where the profile has no autoregressive time, the
         default depth is not there, or prompts are too few for an interval. ``oracle_gap_closed`` is (policy − baseline)
-        / (oracle − baseline) in tokens per second, null where the gap is zero. Texts that emit nothing after their first
-        token don't count.
+        / (oracle − baseline) in tokens per second, null where the gap is zero. Texts that emit nothing after their
+        first token don't count.
         In rows of the task ``mean`` every task weighs the same: figures are means over the tasks' own (the share of the
         gap is the mean gain over the oracle's), the interval draws prompts within each task, and counts are sums. A
         single task has neither these rows nor rows of its own.
