@@ -5,6 +5,7 @@ from radar_rl.policies.observation import ObservationSpec
 from radar_rl.policies.oracle import oracle_depths
 from radar_rl.policies.protocol import CONTINUE, STOP, MemorylessPolicy, Policy, States
 from radar_rl.policies.random import RandomStop
+from radar_rl.policies.recurrent import RadarPolicy, SampledRadar
 from radar_rl.policies.static import StaticDepth
 from radar_rl.policies.threshold import ConfidenceThreshold
 
@@ -16,7 +17,9 @@ __all__ = [
     "MemorylessPolicy",
     "ObservationSpec",
     "Policy",
+    "RadarPolicy",
     "RandomStop",
+    "SampledRadar",
     "States",
     "StaticDepth",
     "oracle_depths",
