@@ -6,10 +6,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from radar_rl.errors import ConfigError
-from radar_rl.offline.data import TrainingData
+from radar_rl.offline.behaviour import EveryDecision
+from radar_rl.offline.data import TraceData, TrainingData
 from radar_rl.policies.protocol import MemorylessPolicy
 
 EPOCHS = 20
@@ -134,6 +137,19 @@ class Progress:
             return False
         self.rate = run.tokens_per_second
         return True
+
+
+def every_state(data: TrainingData, name: str) -> tuple[TraceData, NDArray[np.int32]]:
+    """A trace's data, and the rows whose states there are to learn from, for what needs no behaviour's actions.
+
+    Raises:
+        ConfigError: the data are rollouts, or another behaviour's than ``full``.
+    """
+    if not isinstance(data, TraceData):
+        raise ConfigError(f"algo={name} needs the outcomes of every depth: train it on traces=DIR, not on rollouts")
+    if not isinstance(data.decisions, EveryDecision):
+        raise ConfigError(f"algo={name} learns from every state and takes nobody's actions: leave behaviour= out")
+    return data, data.decisions.rows
 
 
 @contextmanager
