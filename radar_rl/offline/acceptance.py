@@ -4,15 +4,16 @@ There a head on the draft model predicts for each drafted token the probability 
 it are; drafting stops where the probability of a rejection so far, 1 − ∏ p_i, exceeds a threshold h. It is trained with
 binary cross-entropy in which rejections weigh more (``rejection_weight``): accepted tokens are the majority.
 
-On a tree, level ℓ is accepted when one of its nodes is, and with it a whole path of ℓ: "level ℓ accepted" is already the
-product. So one network predicts P(accepted ≥ ℓ) from the observation after call ℓ, and drafting stops where 1 − P > h.
-Theirs sees the draft model's last hidden state; this one what ``observation=`` shows.
+On a tree, level ℓ is accepted when one of its nodes is, and with it a whole path of ℓ: "level ℓ accepted" is already
+the product. So one network predicts P(accepted ≥ ℓ) from the observation after call ℓ, and drafting stops where
+1 − P > h. Theirs sees the draft model's last hidden state; this one what ``observation=`` shows.
 
 h is tuned: of a grid, the one with the highest throughput over the training texts, by exact walks. Because
 1 − sigmoid(x) > h is x < logit(1 − h), the policy is a ``LearnedPolicy`` with the outputs [logit(1 − h), x].
 """
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -86,11 +87,10 @@ def fit_acceptance(data: TrainingData, settings: Mapping[str, Any], training: Tr
             losses = []
             for _ in range(training.per_epoch):
                 observations, accepted = states.draw(training.batch_size)
-                weight = np.where(accepted, 1.0, settings["rejection_weight"]).astype(np.float32)
+                label = torch.from_numpy(accepted).float()
+                weight = label + (1.0 - label) * settings["rejection_weight"]
                 loss = nn.functional.binary_cross_entropy_with_logits(
-                    network(torch.from_numpy(observations)),
-                    torch.from_numpy(accepted.astype(np.float32)),
-                    torch.from_numpy(weight),
+                    network(torch.from_numpy(observations)), label, weight
                 )
                 optimiser.zero_grad()
                 loss.backward()
@@ -98,10 +98,10 @@ def fit_acceptance(data: TrainingData, settings: Mapping[str, Any], training: Tr
                 optimiser.step()
                 schedule.step()
                 losses.append(float(loss.detach()))
-            metrics = {"loss": float(np.mean(losses))}
-            if np.isfinite(metrics["loss"]):
-                metrics["threshold"] = tuned_threshold(network, trace_data)
-            progress.add(epoch, metrics, lambda: network.policy(trace_data, metrics["threshold"], settings["name"]))
+            loss_now = float(np.mean(losses))
+            threshold = tuned_threshold(network, trace_data) if np.isfinite(loss_now) else THRESHOLDS[-1]
+            made = partial(network.policy, trace_data, threshold, settings["name"])
+            progress.add(epoch, {"loss": loss_now, "threshold": threshold}, made)
     return Fitted(progress.policy, network, progress.curve, progress.rate, len(states))
 
 

@@ -19,7 +19,8 @@ What differs:
   the outcome of every depth on the text as it went on: one draw from that distribution, or its only value in greedy
   texts.
 - Their rounds are those that full-depth decoding came to; here every position of the training texts starts one.
-- Their time of a round that stops after call 1 contains one draft call less than a profile's (``eagen_minus_time`` has it).
+- Their time of a round is measured less all draft calls but the first (``eagen_minus_time``); a profile names every
+  part, and so charges call 1 beside the rest.
 - Their 100 epochs are passes over the rounds in batches of 64; here ``steps`` and ``batch_size`` say how long: N rounds
   take 100 · 0.8 N / 64 steps to be as long. The kept epoch is one of 20.
 
@@ -80,7 +81,7 @@ def fit_radar(data: TrainingData, settings: Mapping[str, Any], training: Trainin
     kept: list[tuple[float, RadarPolicy]] = []  # the best so far at this λ
     with one_thread():
         for epoch in track(range(1, EPOCHS + 1), total=EPOCHS, label=f"training {settings['name']}"):
-            returns = torch.from_numpy(return_table(trace_data, progress.rate, settings["gamma"]))
+            returns = torch.from_numpy(return_table(trace_data, progress.rate, settings["gamma"])).float()
             losses = []
             network.train()
             for _ in range(training.per_epoch):
@@ -97,9 +98,9 @@ def fit_radar(data: TrainingData, settings: Mapping[str, Any], training: Trainin
             if np.isfinite(test_loss):
                 metrics["speed_ratio"] = rounds.speed_ratio(network, tested)
                 if not kept or test_loss < kept[0][0]:
-                    kept = [(test_loss, network.policy(settings["name"]))]
+                    kept[:] = [(test_loss, network.policy(settings["name"]))]
             if progress.add(epoch, metrics, lambda: kept[0][1]):
-                kept = []  # losses of two λ cannot be compared
+                kept.clear()  # losses of two λ cannot be compared
     network.load_state_dict({name: torch.from_numpy(values) for name, values in kept[0][1].weights.items()})
     return Fitted(progress.policy, network, progress.curve, progress.rate, len(learned))
 
@@ -163,7 +164,7 @@ class Rounds:
         return torch.from_numpy(np.maximum(confidences, LOWEST, dtype=np.float32))
 
 
-def return_table(data: TraceData, rate: float, gamma: float) -> NDArray[np.float32]:
+def return_table(data: TraceData, rate: float, gamma: float) -> NDArray[np.float64]:
     """The discounted return of every decision of a round, by how the round ended.
 
     Args:
@@ -172,16 +173,13 @@ def return_table(data: TraceData, rate: float, gamma: float) -> NDArray[np.float
         gamma: discount by decision.
 
     Returns:
-        [max_depth + 2, max_depth, max_depth − 1] float32: of a round that emitted e tokens and stopped after call ℓ
+        [max_depth + 2, max_depth, max_depth − 1] float64: of a round that emitted e tokens and stopped after call ℓ
         (index ℓ − 1), of the decision after call j (index j − 1); 0 for j > ℓ.
     """
     outcomes = data.outcomes
     reward = replace(data.reward, rate=rate)
-    return discounted(
-        reward.going(outcomes.hardware, outcomes.max_depth),
-        _stopping(reward, outcomes.hardware, outcomes.nodes),
-        gamma,
-    ).astype(np.float32)
+    going = reward.going(outcomes.hardware, outcomes.max_depth)
+    return discounted(going, _stopping(reward, outcomes.hardware, outcomes.nodes), gamma)
 
 
 def discounted(going: NDArray[np.float64], stopping: NDArray[np.float64], gamma: float) -> NDArray[np.float64]:
