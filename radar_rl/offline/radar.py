@@ -3,9 +3,10 @@
 A sample is a round whose states after calls 1 … L − 1 are all at hand. The network gives their stop probabilities, an
 action is drawn at each, and the first stop ends the round. The round's reward is known from what was collected, the
 returns of its decisions are discounted by γ, and the loss is −log π(action) · return, averaged over batch and levels;
-levels after the stop count as zero. There is no baseline. Adam with weight decay, gradients clipped to norm 1, the
-learning rate falls to 1e-6 along a cosine, and of all epochs the one with the smallest loss on a fifth of the rounds is
-kept.
+levels after the stop count as zero. There is no baseline, and returns are mostly positive: whatever was drawn is
+reinforced, and training can settle on always continuing; the authors' grid search picks among runs that did not. Adam
+with weight decay, gradients clipped to norm 1, the learning rate falls to 1e-6 along a cosine, and of all epochs the
+one with the smallest loss on a fifth of the rounds is kept.
 
 Where the paper leaves a choice the code is followed:
 
