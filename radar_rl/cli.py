@@ -179,7 +179,7 @@ class _Job:
         from hydra.types import RunMode
 
         hydra = HydraConfig.get()
-        name = settings.job_name(hydra.overrides.task, self.keys)
+        name = settings.job_name(hydra.overrides.task, self.keys | set(hydra.sweeper.get("params") or ()))
         try:
             with progress.beside_others(name) if os.getpid() != self.started_in else nullcontext():
                 call(self.verb, settings.resolved(composed), self.flags, hydra.runtime.choices)

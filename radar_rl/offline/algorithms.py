@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from radar_rl.errors import ConfigError
+from radar_rl.offline.acceptance import fit_acceptance
 from radar_rl.offline.behaviour import Behaviour
 from radar_rl.offline.data import TrainingData
 from radar_rl.offline.fit import Fitted, Learner, Training
 from radar_rl.offline.qlearning import fit_qlearning
+from radar_rl.offline.radar import fit_radar
 from radar_rl.offline.stopping import fit_stopping
 
 
@@ -52,6 +54,21 @@ ALGORITHMS: dict[str, Algorithm] = {
     "bc": Algorithm(fit_qlearning, {"learning_rate": 1e-3, "hidden": [64, 64], "beta": 0.0}, "oracle"),
     "fitted": Algorithm(fit_stopping, {"learning_rate": 2e-3, "weight_decay": 1e-4, "hidden": [64, 64]}, "full"),
     "direct": Algorithm(fit_stopping, {"learning_rate": 2e-3, "weight_decay": 1e-4, "hidden": [64, 64]}, "full"),
+    "radar": Algorithm(
+        fit_radar,
+        {
+            "gamma": 0.99,
+            "learning_rate": 1e-4,
+            "weight_decay": 1e-4,
+            "dropout": 0.1,
+            "lstm_hidden": 128,
+            "mlp_hidden": 128,
+        },
+        "full",
+    ),
+    "acceptance": Algorithm(
+        fit_acceptance, {"rejection_weight": 6.0, "learning_rate": 1e-3, "hidden": [64, 64]}, "full"
+    ),
 }
 
 

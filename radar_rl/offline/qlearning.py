@@ -10,7 +10,7 @@ from radar_rl.offline.buffer import TransitionBuffer
 from radar_rl.offline.data import TrainingData, sample_observations
 from radar_rl.offline.discrete_iql import DiscreteIQLConfig
 from radar_rl.offline.encoder import StandardisedEncoderFactory, encoder_factory
-from radar_rl.offline.fit import EPOCHS, Fitted, Progress, Trained, Training, one_thread
+from radar_rl.offline.fit import EPOCHS, Fitted, Progress, Training, one_thread
 from radar_rl.policies.learned import LearnedPolicy
 from radar_rl.policies.observation import ObservationSpec
 from radar_rl.progress import track
@@ -104,14 +104,10 @@ def fit_qlearning(data: TrainingData, settings: Mapping[str, Any], training: Tra
         show_progress=False,
     )
 
-    def trained() -> Trained:
-        policy = learned_policy(algorithm, data.spec, settings["name"])
-        return policy, data.replay(policy)
-
     with one_thread():
         for epoch, metrics in track(epochs, total=EPOCHS, label=f"training {settings['name']}"):
             losses = {name: value for name, value in metrics.items() if not name.startswith("time_")}
-            if progress.add(epoch, losses, trained):
+            if progress.add(epoch, losses, lambda: learned_policy(algorithm, data.spec, settings["name"])):
                 buffer.replace(data.transitions(progress.rate))
     return Fitted(progress.policy, algorithm, progress.curve, progress.rate, len(buffer.transitions))
 

@@ -8,6 +8,7 @@ from radar_rl.policies.observation import ObservationSpec
 from radar_rl.policies.oracle import oracle_depths
 from radar_rl.policies.protocol import CONTINUE, STOP, MemorylessPolicy, Policy, States
 from radar_rl.policies.random import RandomStop
+from radar_rl.policies.recurrent import RadarPolicy, SampledRadar
 from radar_rl.policies.schedules import AcceptanceAverage, PlusTwo
 from radar_rl.policies.static import StaticDepth
 from radar_rl.policies.switching import SwitchingPolicy
@@ -29,7 +30,9 @@ __all__ = [
     "ObservationSpec",
     "PlusTwo",
     "Policy",
+    "RadarPolicy",
     "RandomStop",
+    "SampledRadar",
     "States",
     "StaticDepth",
     "Svip",

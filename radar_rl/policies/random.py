@@ -36,12 +36,16 @@ class RandomStop:
 
     def act(self, state: DraftState) -> int:
         """A coin, loaded by ``probability``."""
-        drawn = f"{self.seed}/{state.position}/{state.depth}/{self._text}".encode()
-        coin = int.from_bytes(hashlib.blake2b(drawn, digest_size=8).digest(), "big") / 2**64
-        return CONTINUE if coin < self.probability else STOP
+        return CONTINUE if coin(self.seed, self._text, state) < self.probability else STOP
 
     def end_round(self, draft_calls: int, accepted: int) -> None:
         """Nothing is learned."""
+
+
+def coin(seed: int, text: str, state: DraftState) -> float:
+    """A number in [0, 1), uniform over seeds, texts, positions and depths, and a function of them."""
+    drawn = f"{seed}/{state.position}/{state.depth}/{text}".encode()
+    return int.from_bytes(hashlib.blake2b(drawn, digest_size=8).digest(), "big") / 2**64
 
 
 def text_key(seed: int, text: str) -> int:

@@ -77,6 +77,9 @@ class SpeculativeDecoder:
                 f"policy {policy.name} observes max_depth {spec.max_depth} and top_k {spec.top_k}; "
                 f"this decoder drafts with {max_depth} and {top_k}"
             )
+        reads = getattr(policy, "top_k", top_k)  # a policy of RADAR's reads any number of levels
+        if reads != top_k:
+            raise ArtifactError(f"policy {policy.name} reads top_k {reads}; this decoder drafts with {top_k}")
         self.pair, self.policy, self.max_depth, self.top_k = pair, policy, max_depth, top_k
         self.tree_size, self.widen_first_level, self.draft_source = tree_size, widen_first_level, draft_source
         # Where n-grams draft alone the policy is never asked.

@@ -12,6 +12,8 @@ from radar_rl.offline.walk import Outcomes, walk_policy
 from radar_rl.policies import States
 from radar_rl.rollouts.reward import Reward
 
+QLEARNING = [name for name, algorithm in ALGORITHMS.items() if algorithm.learner is fit_qlearning]  # others: own tests
+
 
 def fit(
     outcomes: Outcomes,
@@ -25,9 +27,6 @@ def fit(
     data = TraceData.of(outcomes, decide(ALGORITHMS[name].behaviour, outcomes, seed), Reward(), episode)
     training = Training(steps, batch_size=batch_size, seed=seed, follow_rate=episode == "round")
     return fit_policy(data, settings_of({"name": name, **settings}), training)
-
-
-QLEARNING = [name for name, algorithm in ALGORITHMS.items() if algorithm.learner is fit_qlearning]
 
 
 @pytest.mark.parametrize("name", QLEARNING)
@@ -47,7 +46,7 @@ def test_the_exported_policy_is_the_trained_network(outcomes: Outcomes, name: st
     np.testing.assert_array_equal(policy.continues(states)[clear], algorithm.predict(observations)[clear])
 
 
-@pytest.mark.parametrize("name", list(ALGORITHMS))
+@pytest.mark.parametrize("name", QLEARNING)
 def test_the_same_seed_gives_the_same_curve(outcomes: Outcomes, name: str) -> None:
     first, second = fit(outcomes, name, seed=3), fit(outcomes, name, seed=3)
     assert first.curve == second.curve
@@ -62,7 +61,7 @@ def test_with_rounds_as_episodes_the_rate_follows_the_policy(outcomes: Outcomes)
     assert len({row["rate"] for row in fixed.curve}) == 1
 
 
-@pytest.mark.parametrize("name", list(ALGORITHMS))
+@pytest.mark.parametrize("name", QLEARNING)
 def test_what_is_learned_beats_the_tuned_static_depth(name: str) -> None:
     outcomes = Outcomes.of(make_trace(prompts=150, new_tokens=60, seed=5), HARDWARE)
     fitted = fit(outcomes, name, steps=300, batch_size=512)
