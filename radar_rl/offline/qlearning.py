@@ -11,6 +11,7 @@ from radar_rl.offline.data import TrainingData, sample_observations
 from radar_rl.offline.discrete_iql import DiscreteIQLConfig
 from radar_rl.offline.encoder import StandardisedEncoderFactory, encoder_factory
 from radar_rl.offline.fit import EPOCHS, Fitted, Progress, Training, one_thread
+from radar_rl.offline.greedy import greedy_layers
 from radar_rl.policies.learned import LearnedPolicy
 from radar_rl.policies.observation import ObservationSpec
 from radar_rl.progress import track
@@ -80,7 +81,43 @@ def _bc(encoder: Any, optimiser: Any, batch_size: int, learning_rate: float, bet
     )
 
 
-BUILDERS: dict[str, Callable[..., Any]] = {"cql": _cql, "iql": _iql, "bc": _bc}
+def _ddqn(encoder: Any, optimiser: Any, batch_size: int, learning_rate: float, target_update_interval: int) -> Any:
+    return d3rlpy.algos.DoubleDQNConfig(
+        learning_rate=learning_rate,
+        optim_factory=optimiser(),
+        encoder_factory=encoder,
+        batch_size=batch_size,
+        gamma=GAMMA,
+        target_update_interval=target_update_interval,
+        reward_scaler=d3rlpy.preprocessing.MultiplyRewardScaler(REWARD_SCALE),
+    )
+
+
+def _bcq(
+    encoder: Any,
+    optimiser: Any,
+    batch_size: int,
+    learning_rate: float,
+    action_flexibility: float,
+    beta: float,
+    target_update_interval: int,
+) -> Any:
+    return d3rlpy.algos.DiscreteBCQConfig(
+        learning_rate=learning_rate,
+        optim_factory=optimiser(),
+        encoder_factory=encoder,
+        batch_size=batch_size,
+        gamma=GAMMA,
+        action_flexibility=action_flexibility,
+        beta=beta,
+        target_update_interval=target_update_interval,
+        # One body for Q and imitator, so that a decision costs one network's microseconds.
+        share_encoder=True,
+        reward_scaler=d3rlpy.preprocessing.MultiplyRewardScaler(REWARD_SCALE),
+    )
+
+
+BUILDERS: dict[str, Callable[..., Any]] = {"cql": _cql, "iql": _iql, "bc": _bc, "bcq": _bcq, "ddqn": _ddqn}
 
 
 def fit_qlearning(data: TrainingData, settings: Mapping[str, Any], training: Training) -> Fitted:
@@ -143,18 +180,4 @@ def learned_policy(algorithm: Any, spec: ObservationSpec, name: str) -> LearnedP
     Raises:
         ArtifactError: training diverged: the weights are not finite.
     """
-    network = _greedy_network(algorithm)
-    head = network._fc
-    last = (
-        head.weight.detach().cpu().numpy().astype(np.float32),
-        head.bias.detach().cpu().numpy().astype(np.float32),
-    )
-    return LearnedPolicy(name, spec, [*network._encoder.folded(), last])
-
-
-def _greedy_network(algorithm: Any) -> Any:
-    """The network whose larger output is the greedy action: Q for CQL, the logits of the policy otherwise."""
-    modules = algorithm.impl.modules
-    if isinstance(algorithm, d3rlpy.algos.DiscreteCQL):
-        return modules.q_funcs[0]
-    return modules.imitator if isinstance(algorithm, d3rlpy.algos.DiscreteBC) else modules.policy
+    return LearnedPolicy(name, spec, greedy_layers(algorithm))

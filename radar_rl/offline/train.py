@@ -65,7 +65,7 @@ def train(
         out: the run folder.
         traces: folder of a collected trace …
         rollouts: … or of logged rollouts; one of the two.
-        algo: ``name`` (cql, iql or bc) and its settings.
+        algo: ``name`` (cql, iql, bc, bcq or ddqn) and its settings.
         behaviour: who acts in the data made from a trace; None takes what suits the algorithm.
         episode: ``sequence`` or ``round``.
         reward: ``kind`` and its parameters; a throughput reward without a rate finds λ by walks over the trace.
