@@ -26,10 +26,10 @@ class Algorithm:
     behaviour: Behaviour
 
 
-# A trace shows both actions at every state, so Q-learning gets both: the conservative term has little to correct, BCQ's
-# mask binds nowhere (it counts with rollouts and other behaviours), and plain double Q-learning is as safe. IQL's policy regresses on the actions in the data:
-# with both equally frequent its preference is the sign of the advantage, with a behaviour that rarely stops early it
-# would be mostly that behaviour's. Cloning needs someone worth cloning.
+# A trace shows both actions at every state, so Q-learning gets both: CQL's conservative term has little to correct,
+# BCQ's mask binds nowhere (it counts with rollouts and other behaviours), and double Q-learning needs neither. IQL's
+# policy regresses on the actions in the data: with both equally frequent its preference is the sign of the advantage,
+# with a behaviour that rarely stops early it would be mostly that behaviour's. Cloning needs someone worth cloning.
 ALGORITHMS: dict[str, Algorithm] = {
     "cql": Algorithm(
         fit_qlearning,

@@ -3,8 +3,6 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
-
 from radar_rl.offline.backend import d3rlpy
 from radar_rl.offline.buffer import TransitionBuffer
 from radar_rl.offline.data import TrainingData, sample_observations
