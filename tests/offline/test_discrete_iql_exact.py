@@ -148,4 +148,3 @@ def test_towards_one_it_approaches_the_best_that_the_data_hold_and_acts_on_it() 
     # Not the true optimum: an action that nobody took is neither valued nor chosen.
     in_sample = np.where(TAKEN, best_q, -np.inf).argmax(axis=1)
     np.testing.assert_array_equal(algorithm.predict(np.eye(STATES, dtype=np.float32)), in_sample)
-
