@@ -5,8 +5,10 @@ from synthetic_trace import HARDWARE, make_trace
 from radar_rl.errors import ConfigError
 from radar_rl.offline.algorithms import ALGORITHMS, fit_policy, settings_of
 from radar_rl.offline.behaviour import decide
+from radar_rl.offline.buffer import TransitionBuffer
 from radar_rl.offline.data import TraceData
 from radar_rl.offline.fit import EPOCHS, Fitted, Training
+from radar_rl.offline.qlearning import fit_qlearning
 from radar_rl.offline.walk import Outcomes, walk_policy
 from radar_rl.policies import States
 from radar_rl.rollouts.reward import Reward
@@ -87,6 +89,28 @@ def test_divergence_is_stopped_and_named(outcomes: Outcomes) -> None:
     data = TraceData.of(outcomes, decide("full", outcomes, 0), dear, "round")
     with pytest.raises(ConfigError, match=r"iql diverged in epoch 1: .*q_loss"):
         fit_policy(data, settings_of({"name": "iql"}), Training(EPOCHS, batch_size=16, seed=0))
+
+
+@pytest.mark.parametrize("name", [name for name in ALGORITHMS if ALGORITHMS[name].learner is fit_qlearning])
+def test_divergence_within_an_epoch_is_named_whatever_d3rlpy_makes_of_it(outcomes: Outcomes, name: str) -> None:
+    """Ten updates an epoch: d3rlpy's distributions raise on the first logits that are no numbers, in mid-epoch."""
+    with pytest.raises(ConfigError, match=rf"algo={name} diverged in epoch 1: .* not finite.*; lower algo"):
+        fit(outcomes, name, steps=10 * EPOCHS, learning_rate=1e30)
+
+
+def test_weights_that_go_in_an_epochs_last_update_are_noticed(outcomes: Outcomes) -> None:
+    """No loss shows them before the next epoch."""
+    with pytest.raises(ConfigError, match="algo=cql diverged in epoch 1: weights not finite"):
+        fit(outcomes, "cql", steps=EPOCHS, learning_rate=float("inf"))
+
+
+def test_an_error_that_is_no_divergence_stays_what_it_is(outcomes: Outcomes, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise KeyError("a bug")
+
+    monkeypatch.setattr(TransitionBuffer, "sample_transition_batch", broken)
+    with pytest.raises(KeyError, match="a bug"):
+        fit(outcomes, "cql")
 
 
 def test_settings_are_checked() -> None:
