@@ -37,6 +37,7 @@ VERBS = {
     "bench-collect": "radar_rl.benchmarks.collect:bench_collect",
     "bench-features": "radar_rl.benchmarks.features:bench_features",
     "bench-scale": "radar_rl.benchmarks.scale:bench_scale",
+    "bench-train": "radar_rl.benchmarks.train:bench_train",
     "bench-env": "radar_rl.benchmarks.env:bench_env",
     "bench-ppo": "radar_rl.benchmarks.ppo:bench_ppo",
 }

@@ -166,10 +166,20 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
+def diverged(name: str, epoch: int, broken: str) -> ConfigError:
+    """The error that stops an algorithm whose numbers ran away.
+
+    Args:
+        name: of the algorithm.
+        epoch: in which it happened, from 1.
+        broken: what shows it.
+    """
+    return ConfigError(
+        f"algo={name} diverged in epoch {epoch}: {broken}; lower algo.learning_rate, or check the rewards' size"
+    )
+
+
 def _check_finite(name: str, row: CurveRow) -> None:
     broken = [key for key, value in row.items() if not math.isfinite(value)]
     if broken:
-        raise ConfigError(
-            f"algo={name} diverged in epoch {row['epoch']:.0f}: {', '.join(broken)} not finite; "
-            "lower algo.learning_rate, or check the rewards' size"
-        )
+        raise diverged(name, int(row["epoch"]), f"{', '.join(broken)} not finite")

@@ -9,6 +9,7 @@ from typing import Any
 from radar_rl.errors import ConfigError, TraceError
 from radar_rl.offline.algorithms import ALGORITHMS, fit_policy, settings_of
 from radar_rl.offline.behaviour import Behaviour, decide
+from radar_rl.offline.coverage import actions_taken, check_actions
 from radar_rl.offline.data import TraceData
 from radar_rl.offline.fit import Fitted, Training
 from radar_rl.offline.from_rollouts import RolloutData
@@ -121,6 +122,8 @@ def train(
         if tuple(observation) != DEFAULT_FEATURES or newest is not None:
             raise ConfigError("observation= and newest= are for traces; rollouts hold what their own policy saw")
         prepared = _from_rollouts(str(rollouts), hardware, folder, model, priced, episode, held_out, share)
+    data = prepared.data
+    check_actions(actions_taken(data.decisions, data.spec.max_depth), settings["name"], prepared.behaviour)
 
     arguments = {
         "traces": traces,
