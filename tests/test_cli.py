@@ -39,6 +39,7 @@ def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Calls]:
         tree_size: int | None,
         observation: list[str],
         newest: int | None,
+        asks_from: int | None,
         share: float,
     ) -> None:
         noted.append(dict(locals()))

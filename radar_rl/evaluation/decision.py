@@ -45,7 +45,8 @@ def _timed_round(trace: Trace, policy: Policy, row: int, seconds: list[float]) -
         state = DraftState(position, depth, max_depth, confidences, features=features_after(depth, features))
         start = time.perf_counter()
         action = policy.act(state)
-        seconds.append(time.perf_counter() - start)
+        if depth >= policy.asks_from:
+            seconds.append(time.perf_counter() - start)
         if action == STOP:
             return depth
     return max_depth

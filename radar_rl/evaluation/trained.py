@@ -119,7 +119,7 @@ class Trained:
         return Contender(
             self.name,
             "learned",
-            walk(outcomes, self.depths, self.run.policy.pays_decisions),
+            walk(outcomes, self.depths, self.run.policy.pays_decisions, self.run.policy.asks_from),
             self.run.about["training_seconds"],
             self.decision_microseconds,
             run_facts(self.run),

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from radar_rl.errors import ConfigError
 from radar_rl.offline.hindsight import best_from, stopping_values
-from radar_rl.offline.walk import Outcomes
-from radar_rl.policies.protocol import CONTINUE, STOP
+from radar_rl.offline.tuning import MEMORYLESS, looked_at, tune_rules, tune_static
+from radar_rl.offline.walk import Outcomes, policy_depths
+from radar_rl.policies.protocol import CONTINUE, STOP, Policy
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,23 @@ def _uniform(outcomes: Outcomes, rng: np.random.Generator) -> DecisionTable:
     return stopping_at(outcomes, depths)
 
 
+def _static(outcomes: Outcomes, rng: np.random.Generator) -> DecisionTable:
+    """Every round stops at the fastest static depth: what most servers log today. One action at every state."""
+    depth = tune_static(outcomes).static.depth
+    return stopping_at(outcomes, np.full(len(outcomes.trace), depth, dtype=np.int8))
+
+
+def _mixture(outcomes: Outcomes, rng: np.random.Generator) -> DecisionTable:
+    """Each row's round is played by one of the tuned memoryless rules, static depth among them, drawn uniformly."""
+    tuned = tune_rules(outcomes, [name for name in MEMORYLESS if looked_at(name) <= set(outcomes.trace.features)])
+    rules: list[Policy] = [tuned.static, *tuned.rules]
+    drawn = rng.integers(len(rules), size=len(outcomes.trace))
+    depths = np.empty(len(outcomes.trace), dtype=np.int8)
+    for number, rule in enumerate(rules):
+        depths = np.where(drawn == number, policy_depths(outcomes, rule), depths)
+    return stopping_at(outcomes, depths)
+
+
 def _oracle(outcomes: Outcomes, rng: np.random.Generator) -> DecisionTable:
     """At every state what the clairvoyant optimum would do from there on, drawn in proportion to what is at stake.
 
@@ -122,10 +140,12 @@ def _oracle(outcomes: Outcomes, rng: np.random.Generator) -> DecisionTable:
     return DecisionTable.gathered((of(piece, some) for piece, some in outcomes.pieces()), most)
 
 
-Behaviour = Literal["full", "uniform", "oracle"]
+Behaviour = Literal["full", "uniform", "static", "mixture", "oracle"]
 BEHAVIOURS: dict[Behaviour, Callable[[Outcomes, np.random.Generator], Decisions]] = {
     "full": _full,
     "uniform": _uniform,
+    "static": _static,
+    "mixture": _mixture,
     "oracle": _oracle,
 }
 
@@ -149,10 +169,11 @@ def decide(behaviour: Behaviour, outcomes: Outcomes, seed: int) -> Decisions:
     """The decisions that a named behaviour takes at the uncensored rows of a trace.
 
     Args:
-        behaviour: ``full`` (both actions at every state), ``uniform`` (stopping depth uniform in 1 … max_depth) or
-            ``oracle`` (the clairvoyant optimum, weighted by what is at stake).
+        behaviour: ``full`` (both actions at every state), ``uniform`` (stopping depth uniform in 1 … max_depth),
+            ``static`` (the fastest static depth), ``mixture`` (one of the tuned memoryless rules, drawn for each row)
+            or ``oracle`` (the clairvoyant optimum, weighted by what is at stake).
         outcomes: what stopping brings.
-        seed: of the draws of ``uniform``.
+        seed: of the draws of ``uniform`` and ``mixture``.
 
     Raises:
         ConfigError: the behaviour is unknown, or there is nothing to decide (``max_depth`` 1, every row censored).

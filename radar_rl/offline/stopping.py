@@ -8,7 +8,8 @@ the network's own later decisions bring on that very text; it regresses on how m
 
 ``direct``: the expected return of the stochastic policy, every stopping depth weighted by the probability that the
 policy stops there, is a smooth function of the weights: gradient ascent on it, the policy gradient with all actions'
-exact returns in place of sampled ones (expected policy gradients: Ciosek & Whiteson, arXiv 1706.05374).
+exact returns in place of sampled ones (expected policy gradients: Ciosek & Whiteson, arXiv 1706.05374). It begins with
+``fitted``'s regression: where stopping early or late both beat the middle, ascent alone stays on the side it starts on.
 """
 
 from collections.abc import Callable, Mapping
@@ -96,7 +97,12 @@ def expected_return_loss(worth: Tensor, returns: Tensor) -> Tensor:
     return loss
 
 
-LOSSES: dict[str, Loss] = {"fitted": regression_loss, "direct": expected_return_loss}
+# By algorithm, the loss of the first epochs and of the others.
+LOSSES: dict[str, tuple[Loss, Loss]] = {
+    "fitted": (regression_loss, regression_loss),
+    "direct": (regression_loss, expected_return_loss),
+}
+FIRST_EPOCHS = EPOCHS // 4
 
 
 def fit_stopping(data: TrainingData, settings: Mapping[str, Any], training: Training) -> Fitted:
@@ -129,12 +135,12 @@ def fit_stopping(data: TrainingData, settings: Mapping[str, Any], training: Trai
     rounds = max(1, training.batch_size // levels)
     with one_thread():
         for epoch in track(range(1, EPOCHS + 1), total=EPOCHS, label=f"training {name}"):
-            total = 0.0
+            loss_of, total = LOSSES[name][epoch > FIRST_EPOCHS], 0.0
             for _ in range(training.per_epoch):
                 chosen = rows[rng.integers(len(rows), size=rounds)]
                 seen = data.source.observe(np.repeat(chosen, levels), np.tile(np.arange(1, levels + 1), rounds))
                 worth = network(torch.from_numpy(seen)).view(rounds, levels)
-                loss = LOSSES[name](worth, returns[chosen])
+                loss = loss_of(worth, returns[chosen])
                 optimiser.zero_grad()
                 loss.backward()
                 nn.utils.clip_grad_norm_(network.parameters(), 1.0)

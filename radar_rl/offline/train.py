@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,9 @@ from radar_rl.offline.from_rollouts import RolloutData
 from radar_rl.offline.run import write_run
 from radar_rl.offline.tracking import WandbMode, tracking
 from radar_rl.offline.transitions import Episode
+from radar_rl.offline.tuning import tune_first_decision
 from radar_rl.offline.walk import Outcomes
+from radar_rl.policies import LearnedPolicy
 from radar_rl.policies.observation import DEFAULT_FEATURES, ObservationSpec, check_names
 from radar_rl.rollouts import data_digest, load_rollouts, load_trace, rollout_settings, trace_settings
 from radar_rl.rollouts.reward import Reward
@@ -59,6 +61,7 @@ def train(
     tree_size: int | None,
     observation: Sequence[str] = DEFAULT_FEATURES,
     newest: int | None = None,
+    asks_from: int | None = None,
     share: float = 1.0,
 ) -> dict[str, Any]:
     """Train a stop policy and write its run folder: policy, ``run.json``, ``curve.parquet``.
@@ -83,6 +86,8 @@ def train(
             collected with the trace.
         newest: of what has numbers for every draft call, the policy sees those of so many newest calls, the newest
             first; None: of all calls, each in its own place.
+        asks_from: the draft call after which the policy decides first; None: where it is fastest on the training texts
+            of a trace, and 1 with rollouts.
         share: of the prompts that are not held out, how many to learn from, chosen by the same hash.
 
     Returns:
@@ -138,6 +143,7 @@ def train(
         "tree_size": prepared.tree_size,
         "observation": list(observation),
         "newest": newest,
+        "asks_from": asks_from,
         "share": share,
     }
     start = time.perf_counter()
@@ -146,6 +152,7 @@ def train(
         follow_rate = episode == "round" and priced.kind == "throughput" and reward.get("rate") is None
         training = Training(steps, batch_size, seed, follow_rate, reward.get("rate"), tracker.log)
         fitted = fit_policy(prepared.data, settings, training)
+        fitted = _with_first_decision(fitted, prepared.data, asks_from)
     seconds = time.perf_counter() - start
     about = _record(prepared, fitted, arguments, settings["name"], held_out, seconds, str(traces or rollouts))
     _save(folder, prepared, fitted, about)
@@ -154,6 +161,20 @@ def train(
     depth = about["best_static_depth"]
     print(f"train: {settings['name']} → {folder}; {figures}best static depth {depth}, {seconds:.0f} s")
     return about
+
+
+def _with_first_decision(fitted: Fitted, data: TraceData | RolloutData, asks_from: int | None) -> Fitted:
+    """The policy as it is to be asked, if it can be asked late; the curve's last row is then its own."""
+    if not isinstance(fitted.policy, LearnedPolicy) or (asks_from is None and not isinstance(data, TraceData)):
+        return fitted
+    if asks_from is not None:
+        policy = fitted.policy.asking_from(asks_from)
+    elif isinstance(data, TraceData):
+        policy = tune_first_decision(data.outcomes, fitted.policy)
+    run = data.replay(policy)
+    if run is not None:
+        fitted.curve[-1] |= {"tokens_per_second": run.tokens_per_second, "draft_calls": run.draft_calls_per_round}
+    return replace(fitted, policy=policy)
 
 
 def _profile(

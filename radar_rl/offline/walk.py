@@ -84,9 +84,9 @@ class Outcomes:
         """Draft calls that a round may make, L."""
         return len(self.seconds)
 
-    def decisions(self, depth: NDArray[np.integer]) -> NDArray[np.integer]:
+    def decisions(self, depth: NDArray[np.integer], asks_from: int = 1) -> NDArray[np.integer]:
         """Decisions made in rounds that stop after ``depth`` calls; at ``max_depth`` nothing is decided."""
-        return np.asarray(np.minimum(depth, self.max_depth - 1))
+        return np.asarray(np.maximum(np.minimum(depth, self.max_depth - 1) - (asks_from - 1), 0))
 
 
 @dataclass(frozen=True)
@@ -129,13 +129,14 @@ class Walk:
         return Walk(**{name: getattr(self, name)[which] for name in self.__dataclass_fields__})
 
 
-def walk(outcomes: Outcomes, depths: NDArray[np.integer], pays_decisions: bool) -> Walk:
+def walk(outcomes: Outcomes, depths: NDArray[np.integer], pays_decisions: bool, asks_from: int = 1) -> Walk:
     """Walk every text with a given stopping depth at every row.
 
     Args:
         outcomes: what stopping brings.
         depths: [N] in 1 … L, calls after which a round that starts at the row stops.
         pays_decisions: whether each decision costs the profile's ``decide_seconds``.
+        asks_from: the first draft call after which there is one.
 
     Returns:
         Totals per sequence.
@@ -144,7 +145,8 @@ def walk(outcomes: Outcomes, depths: NDArray[np.integer], pays_decisions: bool) 
     texts = len(trace.sequences)
     round_seconds = outcomes.seconds.copy()  # [L]
     if pays_decisions:
-        round_seconds += outcomes.hardware.decide_seconds * outcomes.decisions(np.arange(1, outcomes.max_depth + 1))
+        made = outcomes.decisions(np.arange(1, outcomes.max_depth + 1), asks_from)
+        round_seconds += outcomes.hardware.decide_seconds * made
     counts = {name: np.zeros(texts, dtype=np.int64) for name in Walk.__dataclass_fields__ if name != "seconds"}
     seconds = np.zeros(texts)
     for rows, depth, emitted in trace.rounds(depths):
@@ -153,7 +155,7 @@ def walk(outcomes: Outcomes, depths: NDArray[np.integer], pays_decisions: bool) 
         counts["rounds"][text] += 1
         counts["draft_calls"][text] += depth
         counts["accepted"][text] += trace.accepted[rows, depth - 1]
-        counts["decisions"][text] += outcomes.decisions(depth)
+        counts["decisions"][text] += outcomes.decisions(depth, asks_from)
         seconds[text] += round_seconds[depth - 1]
     if not pays_decisions:
         counts["decisions"][:] = 0
@@ -234,7 +236,7 @@ def _live_depth(outcomes: Outcomes, policy: Policy, row: int) -> int:
 
 def walk_policy(outcomes: Outcomes, policy: Policy) -> Walk:
     """Walk every text with a policy, its decisions paid for where it makes any."""
-    return walk(outcomes, policy_depths(outcomes, policy), policy.pays_decisions)
+    return walk(outcomes, policy_depths(outcomes, policy), policy.pays_decisions, policy.asks_from)
 
 
 def walk_oracle(outcomes: Outcomes) -> Walk:

@@ -27,7 +27,7 @@ class Svip(LevelRule):
     def __post_init__(self) -> None:
         if not self.limit >= 0.0:
             raise ConfigError(f"svip: expected a limit of √entropy ≥ 0, got {self.limit}")
-        self.name = f"svip-{self.limit:g}"
+        self.name = self.called(f"svip-{self.limit:g}")
 
     @property
     def bound(self) -> float:
@@ -56,7 +56,7 @@ class EntropyBound(LevelRule):
             raise ConfigError(
                 f"entropy-bound: expected a finite threshold and gamma > 0, got {self.threshold} and {self.gamma}"
             )
-        self.name = f"entropy-bound-{self.threshold:g}"
+        self.name = self.called(f"entropy-bound-{self.threshold:g}")
 
     @property
     def bound(self) -> float:

@@ -41,7 +41,7 @@ class ExpectedGain(LevelRule):
         self.seconds = tuple(float(value) for value in self.seconds)
         if not self.rate > 0 or not np.isfinite([self.rate, *self.seconds]).all():
             raise ConfigError(f"gain: expected a rate > 0 and finite seconds, got {self.rate} and {self.seconds}")
-        self.name = f"gain-{self.rate:.4g}"
+        self.name = self.called(f"gain-{self.rate:.4g}")
 
     @property
     def bound(self) -> float:

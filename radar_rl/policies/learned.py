@@ -22,22 +22,30 @@ class LearnedPolicy(MemorylessPolicy):
         name: how tables call it.
         spec: the observation the network was trained on.
         layers: (weight [out, in], bias [out]) float32 of each layer, the last with 2 outputs [stop, continue].
+        asks_from: the first draft call after which it decides, 1 … max_depth.
 
     Raises:
-        ArtifactError: the layers do not fit each other or the observation, or hold values that are not finite.
+        ArtifactError: the layers do not fit each other or the observation, or hold values that are not finite, or there
+            is no such draft call.
     """
 
     pays_decisions = True
 
-    def __init__(self, name: str, spec: ObservationSpec, layers: Sequence[Layer]) -> None:
+    def __init__(self, name: str, spec: ObservationSpec, layers: Sequence[Layer], asks_from: int = 1) -> None:
+        if not 1 <= asks_from <= spec.max_depth:
+            raise ArtifactError(f"policy network: asks_from: expected 1 … {spec.max_depth}, got {asks_from}")
         sizes = [spec.size, *(len(bias) for _, bias in layers)]
         shapes = [weight.shape for weight, _ in layers]
         if shapes != [(out, into) for into, out in pairwise(sizes)] or sizes[-1] != 2:
             raise ArtifactError(f"policy network: layers {shapes} do not lead from {spec.size} numbers to 2 actions")
         if not all(np.isfinite(array).all() for layer in layers for array in layer):
             raise ArtifactError("policy network: weights are not finite")
-        self.name, self.spec, self.features = name, spec, spec.columns
+        self.name, self.spec, self.features, self.asks_from = name, spec, spec.columns, asks_from
         self.layers = [(np.ascontiguousarray(weight.T), bias) for weight, bias in layers]
+
+    def asking_from(self, draft_call: int) -> "LearnedPolicy":
+        """The same network, asked from another draft call on."""
+        return LearnedPolicy(self.name, self.spec, [(weight.T, bias) for weight, bias in self.layers], draft_call)
 
     def outputs(self, states: States) -> NDArray[np.float32]:
         """Action values or logits, [N, 2] float32 in the order stop, continue."""

@@ -1,17 +1,36 @@
 """Rules that judge the newest level by one number, and the depth at which they stop."""
 
+from dataclasses import dataclass, field
+
 import numpy as np
 from numpy.typing import NDArray
 
+from radar_rl.errors import ConfigError
 from radar_rl.policies.protocol import MemorylessPolicy, States
 from radar_rl.speculative.state import Confidences, FeatureValues
 
 
+@dataclass
 class LevelRule(MemorylessPolicy):
     """Base of rules that continue while a number, by which the newest level is judged, is at least ``bound``.
 
     The number does not depend on the bound, so rules that differ in it alone are tuned on the same ``levels``.
+
+    Attributes:
+        asks_from: the first draft call whose level is judged.
     """
+
+    asks_from: int = field(default=1, kw_only=True)
+
+    def called(self, name: str) -> str:
+        """How tables call the rule.
+
+        Raises:
+            ConfigError: ``asks_from`` is less than 1.
+        """
+        if self.asks_from < 1:
+            raise ConfigError(f"{name}: asks_from: expected at least 1, got {self.asks_from}")
+        return name if self.asks_from == 1 else f"{name}-from-{self.asks_from}"
 
     @property
     def bound(self) -> float:
@@ -37,19 +56,22 @@ class LevelRule(MemorylessPolicy):
 
     def stop_depths(self, confidences: Confidences, features: FeatureValues | None = None) -> NDArray[np.int64]:
         """The first depth whose number falls below the bound, else ``max_depth``; all levels at once."""
-        return first_below(self.levels(confidences, features or {}), self.bound)
+        return first_below(self.levels(confidences, features or {}), self.bound, self.asks_from)
 
 
-def first_below(levels: NDArray[np.float32], bound: float | NDArray[np.float64]) -> NDArray[np.int64]:
+def first_below(
+    levels: NDArray[np.float32], bound: float | NDArray[np.float64], asks_from: int = 1
+) -> NDArray[np.int64]:
     """The depth at which rounds stop that go on while a level's number is at least ``bound``.
 
     Args:
         levels: [N, max_depth].
         bound: one for all, or [N].
+        asks_from: the first level that is judged.
 
     Returns:
         [N] int64 in 1 … max_depth.
     """
     stops = ~(levels >= np.asarray(bound, dtype=levels.dtype)[..., None])
-    stops[:, -1] = True
+    stops[:, : asks_from - 1], stops[:, -1] = False, True
     return np.asarray(stops.argmax(axis=1) + 1)

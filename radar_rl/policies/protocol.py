@@ -51,10 +51,12 @@ class Policy(Protocol):
     Attributes:
         name: how tables call it.
         pays_decisions: whether a decision costs the hardware profile's ``decide_seconds``.
+        asks_from: the first draft call after which it looks and decides; it continues for nothing before.
     """
 
     name: str
     pays_decisions: bool
+    asks_from: int
 
     def begin_sequence(self, text: str | None = None) -> None:
         """A new text begins: forget the last one.
@@ -79,6 +81,7 @@ class MemorylessPolicy:
 
     name: str
     pays_decisions: bool = True
+    asks_from: int = 1
     features: tuple[str, ...] = ()
 
     def continues(self, states: States) -> NDArray[np.bool_]:
@@ -93,6 +96,8 @@ class MemorylessPolicy:
 
     def act(self, state: DraftState) -> int:
         """STOP or CONTINUE for one state."""
+        if state.depth < self.asks_from:
+            return CONTINUE  # without a look: on a GPU, without a read from the device
         features = {name: state.features[name][None] for name in self.features}
         alone = States(state.confidences[None], np.array([state.depth]), features)
         return CONTINUE if self.continues(alone)[0] else STOP
@@ -111,7 +116,7 @@ class MemorylessPolicy:
         columns = {name: (features or {})[name] for name in self.features}
         depths = np.full(rows, max_depth, dtype=np.int64)
         active = np.arange(rows)
-        for depth in range(1, max_depth):
+        for depth in range(self.asks_from, max_depth):
             seen = {name: values[active] for name, values in columns.items()}
             going = self.continues(States(confidences[active], np.full(len(active), depth), seen))
             depths[active[~going]] = depth

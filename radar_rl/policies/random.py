@@ -22,6 +22,7 @@ class RandomStop:
     probability: float = 0.7
     seed: int = 0
     pays_decisions = False
+    asks_from = 1
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.probability <= 1.0:

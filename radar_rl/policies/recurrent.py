@@ -200,6 +200,7 @@ class SampledRadar:
     """
 
     pays_decisions = True
+    asks_from = 1
 
     def __init__(self, policy: RadarPolicy, seed: int = 0) -> None:
         self.policy, self.seed, self.top_k = policy, seed, policy.top_k

@@ -22,7 +22,7 @@ class SwitchingPolicy:
     (``rule``, ``survey``, ``depths``).
 
     Attributes:
-        name, pays_decisions: see ``Policy``.
+        name, pays_decisions, asks_from: see ``Policy``.
         remembers: whether a text begins with what earlier ones taught; then they are led through one by one.
         arms: what there is to choose from.
         features: names of the features that the arms look at, beside the confidences.
@@ -30,6 +30,7 @@ class SwitchingPolicy:
 
     name: str
     pays_decisions: bool = False
+    asks_from: int = 1
     remembers: bool = False
     arms: tuple[MemorylessPolicy, ...] = ()
     features: tuple[str, ...] = ()

@@ -26,7 +26,7 @@ class _ProbabilityThreshold(LevelRule):
     def __post_init__(self) -> None:
         if not 0.0 <= self.threshold <= 1.0:
             raise ConfigError(f"{self.kind}: expected a probability in [0, 1], got {self.threshold}")
-        self.name = f"{self.kind}-{self.threshold:g}"
+        self.name = self.called(f"{self.kind}-{self.threshold:g}")
 
     @property
     def bound(self) -> float:

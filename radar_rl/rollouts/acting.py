@@ -92,7 +92,8 @@ def _play(
     for slot, policy in zip(slots, policies, strict=True):
         policy.begin_sequence(slot.name(texts))
     log, steps, rounds = _Log(), np.zeros(len(slots), dtype=np.int64), 0
-    pays = np.array([policy.pays_decisions for policy in policies])
+    # The call from which on a decision of each costs something.
+    pays = np.array([policy.asks_from if policy.pays_decisions else texts.max_depth for policy in policies])
     while batch.active:
         members = np.array(batch.active)  # [A], and so is all that follows
         positions, depth = np.empty_like(members), np.ones_like(members)
@@ -108,7 +109,7 @@ def _play(
             start = time.perf_counter()
             acts = decide([policies[members[row]] for row in rows], states)
             thought = payments.decide_seconds if batch.seconds is None else time.perf_counter() - start
-            decided[rows] = thought * pays[members[rows]]
+            decided[rows] = thought * (pays[members[rows]] <= states[0].depth)
             rows = rows[np.array(acts) == CONTINUE]
             if not len(rows):
                 break

@@ -124,7 +124,7 @@ def _describe(policy: Policy) -> tuple[str, dict[str, Any], dict[str, Any]]:
         tensors: dict[str, Any] = {}
         for i, (weight, bias) in enumerate(policy.layers):
             tensors |= {f"layers.{i}.weight": weight.T.copy(), f"layers.{i}.bias": bias}
-        return "learned", {}, tensors
+        return "learned", {"asks_from": policy.asks_from} if policy.asks_from > 1 else {}, tensors
     if isinstance(policy, RadarPolicy):
         return "radar", {}, dict(policy.weights)
     if isinstance(policy, SampledRadar):
@@ -140,7 +140,7 @@ def _build(values: dict[str, Any], tensors: dict[str, Any]) -> Policy:
             raise ArtifactError("the observation does not have the recorded hash; config.json was changed")
         count = len(tensors) // 2
         layers = [(tensors[f"layers.{i}.weight"], tensors[f"layers.{i}.bias"]) for i in range(count)]
-        return LearnedPolicy(values["name"], spec, layers)
+        return LearnedPolicy(values["name"], spec, layers, **parameters)
     if kind == "radar":
         return RadarPolicy(values["name"], tensors)
     if kind == "radar-sampled":

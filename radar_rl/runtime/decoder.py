@@ -197,6 +197,8 @@ def decide(policies: Sequence[Policy], states: Sequence[DraftState]) -> list[int
     first = policies[0]
     if len(states) == 1 or not isinstance(first, MemorylessPolicy) or type(first).act is not MemorylessPolicy.act:
         return [policy.act(state) for policy, state in zip(policies, states, strict=True)]
+    if states[0].depth < first.asks_from:
+        return [CONTINUE] * len(states)
     going = first.continues(States.of(states, first.features))
     return [CONTINUE if go else STOP for go in going]
 

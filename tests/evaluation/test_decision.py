@@ -12,7 +12,7 @@ from radar_rl.speculative.state import DraftState
 class Led:
     """Stops after as many calls as the text has had rounds; notes what it is asked."""
 
-    name, pays_decisions = "led", True
+    name, pays_decisions, asks_from = "led", True, 1
 
     def __init__(self) -> None:
         self.rounds, self.asked = 0, list[tuple[int, float]]()

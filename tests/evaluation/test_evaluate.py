@@ -70,8 +70,8 @@ def test_without_runs_rules_and_oracle_are_shown(collection: Path, hardware_file
 def test_rules_look_at_the_features_that_the_trace_has(hardware_file: Path, trace: MadeTrace, tmp_path: Path) -> None:
     collection = write_collection(tmp_path / "traces", with_features(trace))
     rows = evaluate(**evaluation(collection, hardware_file, tmp_path / "out"))
-    names = [row["policy"].rpartition("-")[0] for row in rows if row["kind"] == "rule"]
-    assert {"p-min", "svip", "adaedl"} < set(names)
+    names = [row["policy"] for row in rows if row["kind"] == "rule"]
+    assert all(any(name.startswith(kind) for name in names) for kind in ("p-min-", "svip-", "adaedl-"))
 
 
 def test_what_any_run_was_trained_on_is_left_out(

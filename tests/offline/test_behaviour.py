@@ -3,12 +3,13 @@ import pytest
 from synthetic_trace import HARDWARE, make_trace, written_out
 
 from radar_rl.errors import ConfigError
-from radar_rl.offline.behaviour import decide
-from radar_rl.offline.walk import Outcomes, walk, walk_oracle
+from radar_rl.offline.behaviour import DecisionTable, decide
+from radar_rl.offline.tuning import tune_rules, tune_static
+from radar_rl.offline.walk import Outcomes, policy_depths, walk, walk_oracle
 from radar_rl.policies.protocol import CONTINUE, STOP
 
 
-@pytest.mark.parametrize("behaviour", ["full", "uniform", "oracle"])
+@pytest.mark.parametrize("behaviour", ["full", "uniform", "static", "mixture", "oracle"])
 def test_decisions_leave_out_censored_rows_and_the_last_call(outcomes: Outcomes, behaviour) -> None:
     decisions = written_out(decide(behaviour, outcomes, seed=0))
     assert not outcomes.trace.censored[decisions.row].any()
@@ -33,6 +34,31 @@ def test_uniform_stops_at_every_depth_alike() -> None:
     np.testing.assert_allclose(reached, 1 - np.arange(7) / 8, atol=0.02)
     again = decide("uniform", outcomes, seed=3)
     np.testing.assert_array_equal(decisions.action, again.action)
+
+
+def stops_of(decisions: DecisionTable, rows: int) -> np.ndarray:
+    """The depth at which each row's round stops, 8 where no stop was decided."""
+    stops, chosen = np.full(rows, 8), decisions.action == STOP
+    stops[decisions.row[chosen]] = decisions.depth[chosen]
+    return stops
+
+
+def test_the_static_behaviour_is_the_tuned_depth(outcomes: Outcomes) -> None:
+    depth, free = tune_static(outcomes).static.depth, ~outcomes.trace.censored
+    assert (stops_of(written_out(decide("static", outcomes, seed=0)), len(outcomes.trace))[free] == depth).all()
+
+
+def test_in_a_mixture_every_round_is_one_of_the_tuned_rules(outcomes: Outcomes) -> None:
+    stops = stops_of(written_out(decide("mixture", outcomes, seed=1)), len(outcomes.trace))
+    tuned = tune_rules(outcomes, ["threshold", "joint", "gain"])  # the others look at features
+    depths = np.stack([policy_depths(outcomes, rule) for rule in (tuned.static, *tuned.rules)])
+    free = ~outcomes.trace.censored
+    assert (depths == stops).any(axis=0)[free].all()
+    for alone in depths:  # each plays some rounds
+        others = (depths == alone).sum(axis=0) == 1
+        assert (stops == alone)[free & others].any()
+        assert (stops != alone)[free].any()
+    assert (stops != stops_of(written_out(decide("mixture", outcomes, seed=2)), len(stops))).any()
 
 
 def test_following_the_oracles_decisions_is_the_oracle(outcomes: Outcomes) -> None:
@@ -60,7 +86,7 @@ def test_the_oracles_weight_is_what_the_other_choice_loses(outcomes: Outcomes) -
 
 
 def test_what_cannot_be_decided_is_refused(outcomes: Outcomes) -> None:
-    with pytest.raises(ConfigError, match="valid: full, uniform, oracle"):
+    with pytest.raises(ConfigError, match="valid: full, uniform, static, mixture, oracle"):
         decide("random", outcomes, seed=0)  # type: ignore[arg-type]
     flat = Outcomes.of(make_trace(prompts=2, max_depth=1), HARDWARE)
     with pytest.raises(ConfigError, match="nothing to decide"):

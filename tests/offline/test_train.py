@@ -148,7 +148,7 @@ def test_an_action_never_taken_is_told(
     [
         ({"traces": None}, "exactly one"),
         ({"rollouts": "x"}, "exactly one"),
-        ({"behaviour": "greedy"}, "valid: full, uniform, oracle"),
+        ({"behaviour": "greedy"}, "valid: full, uniform, static"),
         ({"episode": "text"}, "valid: sequence, round"),
         ({"algo": {"name": "dqn"}}, "valid: cql, iql, bc"),
         ({"reward": {"kind": "radar"}}, "episode=round"),

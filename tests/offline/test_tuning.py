@@ -1,13 +1,32 @@
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from synthetic_trace import HARDWARE, make_trace, with_features
 
 from radar_rl.errors import ConfigError
-from radar_rl.offline.tuning import RATES, ROOT_ENTROPIES, RULE_FEATURES, RULES, THRESHOLDS, tune_rules, tune_static
-from radar_rl.offline.walk import Outcomes, walk_policy
-from radar_rl.policies import ConfidenceThreshold, ExpectedGain, Policy, StaticDepth, Svip, TapOut
+from radar_rl.offline.tuning import (
+    RATES,
+    ROOT_ENTROPIES,
+    RULE_FEATURES,
+    RULES,
+    THRESHOLDS,
+    tune_first_decision,
+    tune_rules,
+    tune_static,
+)
+from radar_rl.offline.walk import Outcomes, policy_depths, walk_policy
+from radar_rl.policies import (
+    ConfidenceThreshold,
+    ExpectedGain,
+    LearnedPolicy,
+    ObservationSpec,
+    Policy,
+    StaticDepth,
+    Svip,
+    TapOut,
+)
 from radar_rl.runtime.kinds import build_rule, describe_rule
 
 
@@ -42,6 +61,7 @@ def test_the_tuned_rules_are_the_fastest_of_their_kind(featured: Outcomes) -> No
         "svip": [Svip(value) for value in ROOT_ENTROPIES],
         "gain": [ExpectedGain(value * rate, gain.seconds) for value in RATES],
     }.items():
+        settings = [replace(rule, asks_from=first) for first in range(1, 8) for rule in settings]
         speeds = [speed(featured, rule) for rule in settings]
         assert rules[kind] == settings[int(np.argmax(speeds))]
     tapout = rules["tapout"]
@@ -63,6 +83,25 @@ def test_rules_without_their_features_are_left_out_and_named(
         "rules left out: p-min, svip, adaedl; they look at features that the trace was not read with: "
         "collect with features=[entropy,log_probs]"
     ]
+
+
+def test_dear_decisions_are_made_where_they_pay(outcomes: Outcomes) -> None:
+    dear = Outcomes.of(outcomes.trace, replace(HARDWARE, decide_seconds=0.0004))
+    spec = ObservationSpec(newest=1)
+    weight = np.zeros((2, spec.size), np.float32)
+    weight[1, 0] = 1.0  # continue while the best node's log-probability is above −2
+    policy = LearnedPolicy("line", spec, [(weight, np.array([0.0, 2.0], np.float32))])
+    tuned = tune_first_decision(dear, policy)
+    speeds = [speed(dear, LearnedPolicy("line", spec, [(weight, policy.layers[0][1])], first)) for first in range(1, 8)]
+    assert tuned.asks_from == int(np.argmax(speeds)) + 1 > 1
+    assert speed(dear, tuned) == max(speeds) > speed(dear, policy)
+    assert policy.asks_from == 1  # the one given is left as it was
+    rounds = walk_policy(dear, tuned)
+    assert rounds.decisions.sum() < walk_policy(dear, policy).decisions.sum()
+    assert (policy_depths(dear, tuned) >= tuned.asks_from).all()
+    rule = tune_rules(dear, ["threshold"]).rules[0]
+    assert rule.asks_from > 1
+    assert rule.name.endswith(f"-from-{rule.asks_from}")
 
 
 def test_rules_are_chosen_by_name(outcomes: Outcomes, caplog: pytest.LogCaptureFixture) -> None:

@@ -30,7 +30,7 @@ from radar_rl.rollouts.trace import Trace
 class Remembering:
     """A rule without the vectorised base; counts what it is told."""
 
-    name, pays_decisions = "remembering", True
+    name, pays_decisions, asks_from = "remembering", True, 1
 
     def __init__(self, rule: MemorylessPolicy) -> None:
         self.rule, self.sequences, self.accepted = rule, 0, 0
@@ -148,6 +148,7 @@ class Led:
 
     def __init__(self, policy: SwitchingPolicy) -> None:
         self.policy, self.name, self.pays_decisions = policy, policy.name, policy.pays_decisions
+        self.asks_from = policy.asks_from
         self.begin_sequence, self.act, self.end_round = policy.begin_sequence, policy.act, policy.end_round
 
 

@@ -178,7 +178,7 @@ def test_a_trace_of_other_prompts_is_refused_whatever_their_lengths(tmp_path: Pa
 class Counting:
     """A policy that remembers: text by text it drafts deeper."""
 
-    name, pays_decisions, remembers = "counting", False, True
+    name, pays_decisions, asks_from, remembers = "counting", False, 1, True
     texts = 0
 
     def begin_sequence(self, text: str | None = None) -> None:

@@ -138,7 +138,7 @@ def test_names_give_further_parameters_by_key() -> None:
     ("text", "message"),
     [
         ("gain:300", "hardware profile"),
-        ("joint:0.5,depth=3", "unknown .'depth'.; joint has threshold"),
+        ("joint:0.5,depth=3", "unknown .'depth'.; joint has asks_from, threshold"),
         ("joint:0.5,3", "KEY=VALUE"),
         ("tapout:static:4+plus-two:3", "memoryless"),
         ("tapout:static:4+nothing:3", "unknown rule; expected static:DEPTH"),
