@@ -62,7 +62,7 @@ quickstart: $(READY) ## Profile, collect, train three ways, evaluate, export, de
 	  radar-rl decode policy=$(RUN)/policy max_new_tokens=$(NEW_TOKENS) --prompt "$(PROMPT)" --compare)
 	@printf '\nThe picture: %s\n' $(RUN)/evaluation/comparison.png
 
-TRAINING = traces=$(RUN)/traces hardware=$(RUN)/hardware.json steps=$(STEPS)
+TRAINING = traces=$(RUN)/traces hardware=$(RUN)/hardware.json steps=$(STEPS) overwrite=true
 
 check: $(READY) ## Style, types, layers
 	$(BIN)/ruff check .

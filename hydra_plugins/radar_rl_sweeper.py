@@ -28,7 +28,7 @@ class Sweeper(BasicSweeper):
         self.launcher = launcher = _Gathering(self.launcher)
         results = super().sweep(arguments)
         if launcher.failed:
-            keys = settings.swept_keys(arguments)
+            keys = settings.swept_keys(arguments) | set(self.params)
             failures = [(settings.job_name(job.overrides or (), keys), job._return_value) for job in launcher.failed]
             raise SweepError(f"{len(failures)} of {launcher.jobs} jobs failed, the others are done", failures)
         return results

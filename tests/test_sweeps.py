@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pyarrow as pa
@@ -13,8 +14,12 @@ import pyarrow.parquet as pq
 import pytest
 from pyarrow.fs import FileSystem, FileType
 from ray_cluster import RayCluster
+from synthetic_trace import make_trace, write_collection
 
 from radar_rl import cli, settings
+from radar_rl.offline import train
+from radar_rl.offline.data import TrainingData
+from radar_rl.offline.fit import Fitted, Training
 from radar_rl.rollouts import DataSet, load_trace
 from radar_rl.rollouts.manifest import part_name
 
@@ -140,6 +145,38 @@ def test_a_shard_whose_worker_dies_is_named_and_done_when_the_sweep_runs_again(
     for kind in ("sequences", "trace"):
         alone = pl.read_parquet(tmp_path / "out/alone" / kind / "*.parquet")
         assert alone.equals(pl.read_parquet(folder / kind / "*.parquet"))
+
+
+def test_a_killed_sweep_of_trainings_goes_on_where_it_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_collection(tmp_path / "traces", make_trace(prompts=12, new_tokens=30))
+    small = ["traces=traces", "hardware=pocket_cpu", "steps=20", "batch_size=32", "out=runs/sweep"]
+    sweep = ["train", "-m", "algo=bc,cql", "behaviour=uniform,full", "seed=0", *small]
+    fitted: list[str] = []
+    fit_policy = train.fit_policy
+
+    def killed_at_the_third(data: TrainingData, settings: Mapping[str, Any], training: Training) -> Fitted:
+        fitted.append(settings["name"])
+        if len(fitted) == 3:
+            raise KeyboardInterrupt
+        return fit_policy(data, settings, training)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(train, "fit_policy", killed_at_the_third)
+    assert cli.main(sweep) == 130
+    assert pl.read_parquet("runs/sweep/results.parquet")["folder"].to_list() == [
+        "algo-bc_behaviour-full",
+        "algo-bc_behaviour-uniform",
+    ]
+    capsys.readouterr()
+    assert cli.main(sweep) == 0
+    assert capsys.readouterr().out.count("trained already") == 2
+    assert fitted == ["bc", "bc", "cql", "cql", "cql"]
+    results = pl.read_parquet("runs/sweep/results.parquet")
+    assert results["algorithm"].to_list() == ["bc", "bc", "cql", "cql"]
+    assert results["behaviour"].to_list() == ["full", "uniform"] * 2
+    assert results["seed"].to_list() == [0] * 4
 
 
 def test_no_cluster_is_one_line(

@@ -8,9 +8,10 @@ import pytest
 from radar_rl.errors import ConfigError, InputError, TraceError
 from radar_rl.offline.run import load_run
 from radar_rl.offline.train import train
-from radar_rl.offline.walk import Outcomes
+from radar_rl.offline.walk import Outcomes, walk_policy
+from radar_rl.policies import StaticDepth
 from radar_rl.rollouts.rollout import rollout
-from radar_rl.rollouts.split import held_out, learned_from
+from radar_rl.rollouts.split import held_out, learned_from, validated_on
 from radar_rl.runtime.artifact import read_config
 
 
@@ -79,6 +80,39 @@ def test_the_same_seed_gives_the_same_policy(collection: Path, hardware_file: Pa
     assert weights[0] == weights[1]
 
 
+def test_what_is_trained_already_is_left_and_another_run_is_not_written_over(
+    collection: Path, hardware_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = arguments(collection, hardware_file, tmp_path / "run")
+    first = train(**given)
+    files = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").iterdir()}
+    capsys.readouterr()
+    again = train(**given)
+    assert "trained already" in capsys.readouterr().out
+    assert again["training_seconds"] == first["training_seconds"]
+    with pytest.raises(ConfigError, match=r"seed: 0 there, 1 now"):
+        train(**given | {"seed": 1})
+    with pytest.raises(ConfigError, match="steps"):
+        train(**given | {"steps": 3, "overwrite": True})
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run").iterdir()} == files
+    train(**given | {"seed": 1, "overwrite": True})
+    assert load_run(tmp_path / "run").about["arguments"]["seed"] == 1
+
+
+def test_the_policy_is_validated_on_training_prompts_that_it_did_not_learn_from(
+    collection: Path, hardware_file: Path, tmp_path: Path, trace, outcomes: Outcomes
+) -> None:
+    about = train(**arguments(collection, hardware_file, tmp_path / "run", validation=0.4))
+    apart = Outcomes.of(trace.select(validated_on(trace.sequences.prompt_id, 0.3, 0.4)), outcomes.hardware)
+    reached, base = (
+        walk_policy(apart, policy).tokens_per_second
+        for policy in (load_run(tmp_path / "run").policy, StaticDepth(about["best_static_depth"]))
+    )
+    assert about["validation_tokens_per_second"] == pytest.approx(reached)
+    assert about["validation_gain"] == pytest.approx(reached / base - 1)
+    assert about["positions"] == len(trace.select(learned_from(trace.sequences.prompt_id, 0.3, 1.0, 0.4)))
+
+
 def test_rollouts_are_learned_from(collection: Path, hardware_file: Path, tmp_path: Path) -> None:
     rollout(
         out=str(tmp_path / "log"),
@@ -122,6 +156,8 @@ def test_wandb_offline_needs_no_account(
         ({"reward": {"kind": "radar"}}, "episode=round"),
         ({"held_out": 1.0}, "held_out"),
         ({"share": 0.0}, "share"),
+        ({"validation": 1.0}, "validation"),
+        ({"traces": None, "rollouts": "x", "validation": 0.1}, "needs traces"),
         ({"steps": 3}, "steps"),
         ({"wandb": "maybe"}, "valid: disabled, offline, online"),
     ],
