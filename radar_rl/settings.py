@@ -69,8 +69,8 @@ def job_name(overrides: Sequence[str], keys: Collection[str]) -> str:
 def folder_name(parts: Sequence[str]) -> str:
     """A folder for a job, whatever the order its parts were written in: ``algo-cql_seed-0``.
 
-    It holds nothing that a shell or Hydra would read as its own. Names that would come to the same folder end in a piece
-    of their hash.
+    It holds nothing that a shell or Hydra would read as its own. Names that would come to the same folder end in a
+    piece of their hash.
     """
     plain = "_".join(sorted(part.lstrip("+").replace("=", "-") for part in parts))
     safe = re.sub(r"[^A-Za-z0-9._-]+", "-", plain).strip("-.")[:MAX_NAME]

@@ -119,7 +119,7 @@ def train(
         made = trace_settings(traces)
         profile = _profile(hardware, folder, model, made, tree_size)
         chosen = behaviour or ALGORITHMS[settings["name"]].behaviour
-        said, size = chosen, tree_size or made.tree_size
+        acted, size = str(chosen), tree_size or made.tree_size
     else:
         if behaviour is not None:
             raise ConfigError("behaviour= is for traces; rollouts hold what their own policy did")
@@ -129,13 +129,13 @@ def train(
             raise ConfigError("observation= is for traces; rollouts hold what their own policy saw")
         logged = rollout_settings(source)
         profile = _profile_of_rollouts(source, logged, hardware, folder, model)
-        said, size = f"logged: {logged['policy']}", logged["tree_size"]
+        acted, size = f"logged: {logged['policy']}", logged["tree_size"]
 
     arguments = {
         "traces": traces,
         "rollouts": rollouts,
         "algo": settings,
-        "behaviour": said,
+        "behaviour": acted,
         "episode": episode,
         "reward": dict(reward),
         "steps": steps,

@@ -1,10 +1,10 @@
-"""What settings are chosen by: a policy's exact replay on training prompts kept from learning, never on held-out ones."""
+"""What settings are chosen by: exact replay on training prompts that were not learned from, never on held-out ones."""
 
 from typing import Any
 
 from radar_rl.errors import ConfigError, TraceError
 from radar_rl.offline.walk import Outcomes, walk_policy
-from radar_rl.policies.protocol import Policy
+from radar_rl.policies.protocol import MemorylessPolicy, Policy
 from radar_rl.rollouts import load_trace
 from radar_rl.rollouts.split import validated_on
 from radar_rl.speculative.hardware import HardwareProfile
@@ -23,7 +23,7 @@ def check_validation(validation: float, traces: str | None) -> None:
 
 
 def validate(
-    policy: Policy,
+    policy: MemorylessPolicy,
     baseline: Policy,
     traces: str,
     hardware: HardwareProfile,

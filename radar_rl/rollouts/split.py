@@ -24,7 +24,7 @@ def learned_from(
 
 
 def validated_on(prompt_ids: Sequence[str], held_out: float, validation: float) -> NDArray[np.bool_]:
-    """Whether each prompt is one to choose settings by: ``validation`` of those not held out, [len(prompt_ids)] bool."""
+    """Whether each prompt is one to choose settings by: ``validation`` of those not held out, [len(prompt_ids)]."""
     place = _hashed(prompt_ids)
     return (place >= held_out) & (place >= _end(held_out, validation))
 

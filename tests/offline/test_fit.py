@@ -50,7 +50,7 @@ def test_with_rounds_as_episodes_the_rate_follows_the_policy(outcomes: Outcomes)
     assert len({row["rate"] for row in fixed.curve}) == 1
 
 
-@pytest.mark.parametrize("name", list(ALGORITHMS))
+@pytest.mark.parametrize("name", [name for name in ALGORITHMS if name != "ppo"])  # which needs longer: test_ppo.py
 def test_what_is_learned_beats_the_tuned_static_depth(name: str) -> None:
     outcomes = Outcomes.of(make_trace(prompts=150, new_tokens=60, seed=5), HARDWARE)
     fitted = fit(outcomes, name, steps=300)

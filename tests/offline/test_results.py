@@ -69,7 +69,7 @@ def test_nothing_done_is_no_table(tmp_path: Path) -> None:
 def test_a_damaged_record_is_named(tmp_path: Path) -> None:
     record(tmp_path / "fine")
     (record(tmp_path / "cut") / "run.json").write_text('{"name": ')
-    with pytest.raises(InputError, match="cut/run.json"):
+    with pytest.raises(InputError, match=r"cut/run\.json"):
         gather_results(tmp_path)
 
 
