@@ -29,6 +29,7 @@ VERBS = {
     "minari": "radar_rl.envs.to_minari:export_minari",
     "train": "radar_rl.offline.train:train",
     "evaluate": "radar_rl.evaluation.evaluate:evaluate",
+    "compare": "radar_rl.evaluation.compare_runs:compare",
     "export": "radar_rl.runtime.export:export",
     "decode": "radar_rl.runtime.decode:decode",
     "convert": "radar_rl.runtime.convert:convert",
