@@ -57,6 +57,7 @@ EXTRAS = {
     **dict.fromkeys(("d3rlpy", "gymnasium", "matplotlib", "polars", "pyarrow", "scipy"), "train"),
     **dict.fromkeys(("filelock", "psutil", "structlog", "tokenizers", "wandb"), "train"),
     "ray": "scale",
+    "optuna": "tune",
     **dict.fromkeys(("minari", "moviepy", "stable_baselines3"), "rl"),
 }
 

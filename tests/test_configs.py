@@ -18,7 +18,7 @@ from radar_rl.speculative.hardware import HardwareProfile
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 FILES = sorted(path.relative_to(CONFIGS) for path in CONFIGS.rglob("*.yaml"))
-MEMBERS = [path for path in FILES if len(path.parts) == 2 and path.parts[0] != "hydra"]
+MEMBERS = [path for path in FILES if len(path.parts) == 2 and path.parts[0] not in ("hydra", "sweep")]
 
 
 def composed(verb: str, *overrides: str) -> dict[str, Any]:
@@ -47,6 +47,11 @@ def test_a_group_member_composes_in_every_verb_that_has_its_group(member: Path) 
     for verb in verbs if group in ("model", "algo", "reward") else []:
         assert composed(verb, f"{group}={name}")[group] == as_file
     assert as_file["kind" if group == "reward" else "name"]
+
+
+@pytest.mark.parametrize("name", choices("sweep"))
+def test_a_sweep_composes_with_training(name: str) -> None:
+    assert set(composed("train", f"+sweep={name}")) == set(settings.defaults("train", {}))
 
 
 @pytest.mark.parametrize("file", FILES, ids=str)

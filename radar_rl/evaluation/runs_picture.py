@@ -17,6 +17,11 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#5
 DASHES = ("-", "--", ":", "-.")
 
 
+def _style(place: int) -> tuple[str, str]:
+    """Colour and dash of the group at a place of the order."""
+    return COLOURS[place % len(COLOURS)], DASHES[place // len(COLOURS) % len(DASHES)]
+
+
 def draw_runs(rows: pl.DataFrame, folders: Sequence[Path], path: Path) -> None:
     """Draw the gain over the tuned static depth, a panel for each profile measured with, and the learning curves.
 
@@ -50,7 +55,7 @@ def _gains(axes: Axes, rows: pl.DataFrame, groups: Sequence[Group], *, labelled:
         if not gains:
             continue
         mean, deviation = spread(gains)
-        colour = COLOURS[place % len(COLOURS)]
+        colour, _ = _style(place)
         axes.plot([mean - deviation, mean + deviation], [place, place], color=colour, lw=5, alpha=0.3, zorder=2)
         axes.plot(gains, [place] * len(gains), "o", color=colour, ms=4, mec="white", mew=0.5, alpha=0.85, zorder=3)
         axes.plot(mean, place, "|", color="black", ms=13, mew=1.6, zorder=4)
@@ -59,6 +64,8 @@ def _gains(axes: Axes, rows: pl.DataFrame, groups: Sequence[Group], *, labelled:
     axes.axvline(0, color="#2b2d33", lw=1)
     axes.set_yticks(range(len(groups)), [group.name for group in groups] if labelled else [""] * len(groups))
     axes.tick_params(axis="y", labelsize=8)
+    for place, label in enumerate(axes.get_yticklabels()):  # the legend of the curves too
+        label.set_color(_style(place)[0])
     axes.set_ylim(len(groups) - 0.4, -0.6)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:+.3g}%" if value else "0%"))
     axes.margins(x=0.18)
@@ -85,15 +92,13 @@ def _curves(axes: Axes, folders: Sequence[Path], groups: Sequence[Group]) -> Non
             )
         )
         table = table.sort("step")
-        colour, dash = COLOURS[place % len(COLOURS)], DASHES[place // len(COLOURS) % len(DASHES)]
+        colour, dash = _style(place)
         step = table["step"].to_numpy()
         axes.fill_between(step, table["low"].to_numpy(), table["high"].to_numpy(), color=colour, alpha=0.15, lw=0)
-        axes.plot(step, table["mean"].to_numpy(), dash, color=colour, lw=1.4, label=group.name)
+        axes.plot(step, table["mean"].to_numpy(), dash, color=colour, lw=1.4)
     axes.set_xlabel("updates", fontsize=8)
-    axes.set_ylabel("tokens per second on the training prompts\nmean over seeds, lowest to highest", fontsize=8)
+    axes.set_ylabel("tokens per second, training prompts\nmean over seeds, lowest to highest", fontsize=8)
     _plain(axes)
-    if axes.has_data():
-        axes.legend(fontsize=7, frameon=False, loc="lower right")
 
 
 def _curve(folder: Path) -> pl.DataFrame | None:
@@ -107,4 +112,4 @@ def _curve(folder: Path) -> pl.DataFrame | None:
 def _plain(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_axisbelow(True)
-    axes.grid(axis="x" if axes.yaxis.get_ticklabels() else "both", color="#e6e6e6", lw=0.8)
+    axes.grid(axis="x", color="#e6e6e6", lw=0.8)

@@ -17,6 +17,7 @@ from radar_rl.runtime.artifact import load_policy
 
 RUN_FILE = "run.json"
 CURVE_FILE = "curve.parquet"
+POLICY_FILES = ("config.json", "policy.safetensors")
 REQUIRED = ("name", "algorithm", "split", "trace", "hardware", "training_seconds")
 
 

@@ -12,7 +12,8 @@ from radar_rl.offline.behaviour import Behaviour, decide
 from radar_rl.offline.data import TraceData
 from radar_rl.offline.fit import Fitted, Training
 from radar_rl.offline.from_rollouts import RolloutData
-from radar_rl.offline.run import RUN_FILE, finished, identity, write_run
+from radar_rl.offline.results import result_row
+from radar_rl.offline.run import POLICY_FILES, RUN_FILE, finished, identity, write_run
 from radar_rl.offline.tracking import WandbMode, tracking
 from radar_rl.offline.transitions import Episode
 from radar_rl.offline.validation import check_validation, validate
@@ -156,24 +157,25 @@ def train(
         prepared = _from_trace(texts, made, profile, chosen, priced, episode, seed, observation)
     else:
         prepared = _from_rollouts(source, logged, profile, priced, episode, held_out, share)
-    start = time.perf_counter()
     folder.mkdir(parents=True, exist_ok=True)
     with tracking(wandb, folder, arguments) as tracker:
+        start = time.perf_counter()
         follow_rate = episode == "round" and priced.kind == "throughput" and reward.get("rate") is None
         training = Training(steps, batch_size, seed, follow_rate, reward.get("rate"), tracker.log)
         fitted = fit_policy(prepared.data, settings, training)
-    seconds = time.perf_counter() - start
-    about = _record(prepared, fitted, arguments, settings["name"], held_out, seconds, source)
-    about |= validate(
-        fitted.policy,
-        StaticDepth(prepared.rules["best_static_depth"]),
-        source,
-        profile,
-        held_out=held_out,
-        validation=validation,
-        tree_size=size,
-    )
-    _save(folder, prepared, fitted, about)
+        seconds = time.perf_counter() - start
+        about = _record(prepared, fitted, arguments, settings["name"], held_out, seconds, source)
+        about |= validate(
+            fitted.policy,
+            StaticDepth(prepared.rules["best_static_depth"]),
+            source,
+            profile,
+            held_out=held_out,
+            validation=validation,
+            tree_size=size,
+        )
+        _save(folder, prepared, fitted, about)
+        tracker.finish(result_row(folder, folder.as_posix()), [folder / name for name in POLICY_FILES])
     reached = about["training_tokens_per_second"]
     figures = f"{reached:.1f} tokens/s on the training prompts, " if reached else ""
     depth = about["best_static_depth"]

@@ -138,11 +138,21 @@ def test_rollouts_are_learned_from(collection: Path, hardware_file: Path, tmp_pa
 
 
 def test_wandb_offline_needs_no_account(
-    collection: Path, hardware_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    collection: Path,
+    hardware_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    for name in ("WANDB_DIR", "WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR"):
+        monkeypatch.setenv(name, str(tmp_path))
     train(**arguments(collection, hardware_file, tmp_path / "run", wandb="offline"))
-    assert list((tmp_path / "run").glob("wandb/offline-run-*/*.wandb"))
+    (file,) = (tmp_path / "run").glob("wandb/offline-run-*/*.wandb")
+    kept = file.read_bytes()  # records one after the other, names and values as they are
+    for name in (b"tokens_per_second", b"batch_size", b"training_gain", b"table-file", b"policy.safetensors"):
+        assert name in kept
+    printed = capfd.readouterr()
+    assert "wandb" not in printed.out + printed.err
 
 
 @pytest.mark.parametrize(
