@@ -56,6 +56,7 @@ class OptunaSweeper(Sweeper):
 
         fixed, space = self._parsed(arguments)
         study = self._study(sorted([*fixed, *map(str, space.items())]))
+        assert self.config is not None, "Hydra calls setup first"
         folder = Path(self.config.hydra.sweep.dir)
         folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(self.config, folder / "multirun.yaml")

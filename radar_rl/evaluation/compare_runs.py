@@ -15,7 +15,7 @@ from radar_rl.evaluation.evaluate import evaluate
 from radar_rl.evaluation.groups import Group, grouped, spread
 from radar_rl.evaluation.report import WIDTH
 from radar_rl.evaluation.runs_picture import draw_runs
-from radar_rl.offline.results import result_row, run_folders, write_table
+from radar_rl.offline.results import SCHEMA, result_row, run_folders, write_table
 
 PICTURE_FILE = "compare.png"
 TRAINING = "the training prompts"
@@ -72,8 +72,7 @@ def compare(
         for profile in profiles:
             below = Path(out) / "evaluation" if len(profiles) == 1 else Path(out) / f"evaluation-{_slug(profile)}"
             measured += _replayed(results, folders, str(below), profile, seed=seed, **common)
-    schema = {**pl.DataFrame(results).schema, **COLUMNS}
-    rows = pl.DataFrame(measured, schema=schema, infer_schema_length=None)
+    rows = pl.DataFrame(measured, schema=SCHEMA | COLUMNS)
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     write_table(folder, rows)

@@ -112,7 +112,8 @@ class PPOLearner:
 
     def learn(self, transitions: int) -> dict[str, float]:
         """Play and update for about so many transitions; returns the losses of the last update."""
-        self.model.learn(transitions, log_interval=None, reset_num_timesteps=False)
+        never = transitions + 1  # to clear the losses, which it would do before there are any
+        self.model.learn(transitions, log_interval=never, reset_num_timesteps=False)
         said = self.model.logger.name_to_value
         return {
             name: float(said[f"train/{key}"])

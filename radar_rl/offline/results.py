@@ -114,7 +114,7 @@ def write_results(folder: str | Path) -> pl.DataFrame | None:
     if rows.is_empty():
         return None
     write_table(root, rows)
-    print(f"{rows.height} runs: {root / RESULTS_FILE}")
+    print(f"train: {rows.height} runs → {root / RESULTS_FILE}")
     return rows
 
 

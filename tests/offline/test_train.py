@@ -1,9 +1,11 @@
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
+import wandb
 
 from radar_rl.errors import ConfigError, InputError, TraceError
 from radar_rl.offline.run import load_run
@@ -147,12 +149,18 @@ def test_wandb_offline_needs_no_account(
     for name in ("WANDB_DIR", "WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR"):
         monkeypatch.setenv(name, str(tmp_path))
     train(**arguments(collection, hardware_file, tmp_path / "run", wandb="offline"))
-    (file,) = (tmp_path / "run").glob("wandb/offline-run-*/*.wandb")
-    kept = file.read_bytes()  # records one after the other, names and values as they are
-    for name in (b"tokens_per_second", b"batch_size", b"training_gain", b"table-file", b"policy.safetensors"):
-        assert name in kept
     printed = capfd.readouterr()
-    assert "wandb" not in printed.out + printed.err
+    assert [line.split()[0] for line in (printed.out + printed.err).splitlines()] == ["train:", "training"]
+    wandb.teardown()  # as at the process's end: what is still on its way is written
+    (file,) = (tmp_path / "run").glob("wandb/offline-run-*/*.wandb")
+    (table,) = (tmp_path / "run").glob("wandb/offline-run-*/files/media/table/results_*.table.json")
+    results = json.loads(table.read_text())
+    assert results["data"][0][results["columns"].index("algorithm")] == "bc"
+    # Records one after the other, names as they are, in blocks of 32 KiB that a name may be cut by.
+    kept = file.read_bytes()
+    for name in (b"tokens_per_second", b"batch_size", b"training_gain", b"table-file", b"policy.safetensors"):
+        cuts = [name[:i] + rb".{7}" + name[i:] for i in range(1, len(name))]
+        assert re.search(b"|".join([name, *cuts]), kept, re.DOTALL), name
 
 
 @pytest.mark.parametrize(
