@@ -100,11 +100,12 @@ class OptunaSweeper(Sweeper):
     def _study(self, about: Sequence[str]) -> Any:
         """The study of these settings in the file, begun if there is none."""
         import optuna
+        from optuna.storages.journal import JournalFileBackend
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         file = Path(self.storage)
         file.parent.mkdir(parents=True, exist_ok=True)
-        backend = optuna.storages.journal.JournalFileBackend(str(file))
+        backend = JournalFileBackend(str(file))
         study = optuna.create_study(
             storage=optuna.storages.JournalStorage(backend),
             study_name="\n".join(text for text in about if not text.startswith("out=")),

@@ -60,7 +60,14 @@ def _gains(axes: Axes, rows: pl.DataFrame, groups: Sequence[Group], *, labelled:
         axes.plot(gains, [place] * len(gains), "o", color=colour, ms=4, mec="white", mew=0.5, alpha=0.85, zorder=3)
         axes.plot(mean, place, "|", color="black", ms=13, mew=1.6, zorder=4)
         note = f"{mean:+.1%}"
-        axes.annotate(note, (max(*gains, mean + deviation), place), xytext=(6, 0), textcoords="offset points", va="center", fontsize=8)
+        axes.annotate(
+            note,
+            (max(*gains, mean + deviation), place),
+            xytext=(6, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=8,
+        )
     axes.axvline(0, color="#2b2d33", lw=1)
     axes.set_yticks(range(len(groups)), [group.name for group in groups] if labelled else [""] * len(groups))
     axes.tick_params(axis="y", labelsize=8)
