@@ -32,7 +32,7 @@ $(READY): pyproject.toml requirements.lock
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "radar-rl needs Python 3.11 or later")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -c requirements.lock torch
-	$(BIN)/python -m pip install --quiet -c requirements.lock -e '.[train,hub,scale,rl,dev]'
+	$(BIN)/python -m pip install --quiet -c requirements.lock -e '.[train,hub,scale,tune,rl,dev]'
 	touch $@
 
 # A stage of the quickstart: what it is, the command as a user types it, its output, its seconds.
@@ -62,7 +62,7 @@ quickstart: $(READY) ## Profile, collect, train three ways, evaluate, export, de
 	  radar-rl decode policy=$(RUN)/policy max_new_tokens=$(NEW_TOKENS) --prompt "$(PROMPT)" --compare)
 	@printf '\nThe picture: %s\n' $(RUN)/evaluation/comparison.png
 
-TRAINING = traces=$(RUN)/traces hardware=$(RUN)/hardware.json steps=$(STEPS)
+TRAINING = traces=$(RUN)/traces hardware=$(RUN)/hardware.json steps=$(STEPS) overwrite=true
 
 check: $(READY) ## Style, types, layers
 	$(BIN)/ruff check .

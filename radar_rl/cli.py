@@ -9,9 +9,10 @@ import importlib
 import os
 import sys
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from radar_rl import __version__, manual, progress, settings
@@ -28,6 +29,7 @@ VERBS = {
     "minari": "radar_rl.envs.to_minari:export_minari",
     "train": "radar_rl.offline.train:train",
     "evaluate": "radar_rl.evaluation.evaluate:evaluate",
+    "compare": "radar_rl.evaluation.compare_runs:compare",
     "export": "radar_rl.runtime.export:export",
     "decode": "radar_rl.runtime.decode:decode",
     "convert": "radar_rl.runtime.convert:convert",
@@ -42,6 +44,12 @@ VERBS = {
     "bench-ppo": "radar_rl.benchmarks.ppo:bench_ppo",
 }
 
+# Verbs whose jobs of a sweep write to a folder each, out/<name of the job>, and what then gathers them in out=.
+FOLDER_PER_JOB = {"train": "radar_rl.offline.results:write_results"}
+
+# What a sweep by Optuna maximises, of what a verb returns.
+OBJECTIVES = {"train": "validation_gain"}
+
 FLAGS = ("--prompt", "--compare", "--explain", "--debug", "--help", "--version")
 HYDRA_FLAGS = ("-m", "--multirun", "-c", "--cfg", "-p", "--package", "--resolve", "-i", "--info", "--hydra-help")
 
@@ -50,6 +58,7 @@ EXTRAS = {
     **dict.fromkeys(("d3rlpy", "gymnasium", "matplotlib", "polars", "pyarrow", "scipy"), "train"),
     **dict.fromkeys(("filelock", "psutil", "structlog", "tokenizers", "wandb"), "train"),
     "ray": "scale",
+    "optuna": "tune",
     **dict.fromkeys(("minari", "moviepy", "stable_baselines3"), "rl"),
 }
 
@@ -149,10 +158,14 @@ def _run(verb: str, arguments: list[str], flags: argparse.Namespace) -> None:
     written = settings.overrides(arguments)
     with _hydra_raises(["radar-rl", *written]):
         try:
-            sweeps = bool({"-m", "--multirun"} & set(written))
-            keys = settings.swept_keys([item for item in written if not item.startswith("-")]) if sweeps else set()
-            job = _Job(verb, flags, keys)
-            hydra.main(config_path="pkg://radar_rl.configs", config_name=verb, version_base="1.3")(job)()
+            job = _Job(verb, flags)
+            if {"-m", "--multirun"} & set(written):
+                pairs = [item for item in written if not item.startswith("-")]
+                job = _Job(verb, flags, settings.swept_keys(pairs), settings.written_out(pairs))
+            try:
+                hydra.main(config_path="pkg://radar_rl.configs", config_name=verb, version_base="1.3")(job)()
+            finally:
+                _gather(job)
         except (HydraException, OmegaConfBaseException) as error:
             raise settings.explained(error, verb, arguments) from error
     if job.failed:
@@ -166,29 +179,52 @@ class _Job:
     Args:
         verb: the verb.
         flags: the command line's own.
-        keys: what the sweep is over.
+        keys: what the sweep is over, as the command line says.
+        out: the sweep's folder; None if there is no sweep, or its jobs name their own.
     """
 
     verb: str
     flags: argparse.Namespace
-    keys: set[str]
+    keys: set[str] = field(default_factory=set)
+    out: str | None = None
     started_in: int = field(default_factory=os.getpid)
     failed: Exception | None = None
 
-    def __call__(self, composed: "DictConfig") -> None:
+    def __call__(self, composed: "DictConfig") -> object:
+        """Run it; returns what a sweep may maximise, if the verb tells."""
         from hydra.core.hydra_config import HydraConfig
         from hydra.types import RunMode
 
         hydra = HydraConfig.get()
-        name = settings.job_name(hydra.overrides.task, self.keys | set(hydra.sweeper.get("params") or ()))
+        keys = self.keys | set(hydra.sweeper.get("params") or {})
+        parts = settings.job_parts(hydra.overrides.task, keys)
+        name = " ".join(parts)
         try:
+            values = settings.resolved(composed)
+            if self.out is not None and keys and self.verb in FOLDER_PER_JOB:
+                values["out"] = str(Path(self.out) / settings.folder_name(parts))
             with progress.beside_others(name) if os.getpid() != self.started_in else nullcontext():
-                call(self.verb, settings.resolved(composed), self.flags, hydra.runtime.choices)
+                told = call(self.verb, values, self.flags, hydra.runtime.choices)
+            return told.get(OBJECTIVES.get(self.verb)) if isinstance(told, Mapping) else None
         except Exception as error:
             if hydra.mode == RunMode.RUN:
                 self.failed = error  # raised, Hydra would announce it in words of its own
             else:
                 raise JobError(_one_line(error), traceback.format_exc(), _mendable(error)) from error
+            return None
+
+
+def _gather(job: _Job) -> None:
+    """When the jobs of a sweep have ended, whatever became of them: one table of those that are done."""
+    if job.out is not None and job.verb in FOLDER_PER_JOB:
+        _function(FOLDER_PER_JOB[job.verb])(job.out)
+
+
+def _function(address: str) -> Callable[..., object]:
+    """What ``module:name`` stands for; imported now."""
+    module, name = address.split(":")
+    function: Callable[..., object] = getattr(importlib.import_module(module), name)
+    return function
 
 
 def call(verb: str, values: dict[str, Any], flags: argparse.Namespace, picked: Mapping[str, str]) -> object:
@@ -197,8 +233,7 @@ def call(verb: str, values: dict[str, Any], flags: argparse.Namespace, picked: M
     Raises:
         ConfigError: a key is missing, unknown, or holds a value of the wrong kind.
     """
-    module, name = VERBS[verb].split(":")
-    function = getattr(importlib.import_module(module), name)
+    function = _function(VERBS[verb])
     if verb == "decode":
         values = values | {"prompts": flags.prompt, "compare": flags.compare, "explain": flags.explain}
     return function(**settings.checked(function, values, settings.defaults(verb, picked)))

@@ -5,6 +5,7 @@ composed values against the types that the verb's function declares, so that ``s
 """
 
 import difflib
+import hashlib
 import inspect
 import re
 import types
@@ -24,6 +25,7 @@ Verb = Callable[..., object]
 # travels one level down instead and comes back up in ``checked``.
 PLAIN_KEYS = ("hardware",)
 
+MAX_NAME = 150  # characters of a job's folder; filesystems allow 255 bytes
 
 # A URI, up to the comma that separates it from the next value of a sweep or a list.
 URI = r"[A-Za-z][\w+.-]*://[^,\[\]\s]*"
@@ -53,15 +55,47 @@ def written_keys(overrides: Sequence[str]) -> set[str]:
     return {text.lstrip("+~").partition("=")[0] for text in overrides}
 
 
-def job_name(overrides: Sequence[str], keys: Collection[str]) -> str:
-    """What distinguishes a job of a sweep from the others.
+def job_parts(overrides: Sequence[str], keys: Collection[str]) -> list[str]:
+    """What distinguishes a job of a sweep from the others: ``["algo=cql", "seed=0"]``.
 
     Args:
         overrides: all of the job's, as Hydra got them.
         keys: what the sweep is over; if empty, all are named.
     """
     own = [text for text in overrides if text.lstrip("+").partition("=")[0] in keys] or overrides
-    return " ".join(re.sub(r"^\++(\w+)\.plain=", r"\1=", text) for text in own)
+    return [re.sub(r"^\++(\w+)\.plain=", r"\1=", text) for text in own]
+
+
+def job_name(overrides: Sequence[str], keys: Collection[str]) -> str:
+    """The parts as one line."""
+    return " ".join(job_parts(overrides, keys))
+
+
+def folder_name(parts: Sequence[str]) -> str:
+    """A folder for a job, whatever the order its parts were written in: ``algo-cql_seed-0``.
+
+    It holds nothing that a shell or Hydra would read as its own. Names that would come to the same folder end in a
+    piece of their hash.
+    """
+    plain = "_".join(sorted(part.lstrip("+").replace("=", "-") for part in parts))
+    safe = re.sub(r"[^A-Za-z0-9._-]+", "-", plain).strip("-.")[:MAX_NAME]
+    return safe if safe == plain else f"{safe}-{hashlib.sha256(plain.encode()).hexdigest()[:6]}"
+
+
+def written_out(overrides: Sequence[str]) -> str | None:
+    """The ``out=`` of a sweep if it is one folder for all jobs; None if they name their own.
+
+    Args:
+        overrides: of the command line, as Hydra gets them.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    out = None
+    for pair in OverridesParser.create().parse_overrides(list(overrides)):
+        if pair.key_or_group == "out":
+            value = None if pair.is_sweep_override() else pair.value()
+            out = None if value is None or "${" in str(value) else str(value)
+    return out
 
 
 def resolved(composed: "DictConfig") -> dict[str, Any]:

@@ -41,6 +41,8 @@ def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Calls]:
         newest: int | None,
         asks_from: int | None,
         share: float,
+        validation: float,
+        overwrite: bool,
     ) -> None:
         noted.append(dict(locals()))
 
@@ -124,6 +126,31 @@ def test_sweeps(calls: Calls) -> None:
     assert cli.main(command) == 0
     seen = [(got["algo"]["name"], got["hardware"]) for got in calls]
     assert seen == [("cql", "pocket_cpu"), ("cql", "my.json"), ("bc", "pocket_cpu"), ("bc", "my.json")]
+
+
+def test_each_run_of_a_sweep_has_a_folder_named_after_what_sets_it_apart(calls: Calls) -> None:
+    command = ["train", "-m", "traces=x", "out=runs/y", "seed=1,2", "algo=cql", "hardware=pocket_cpu,a b/c.json"]
+    assert cli.main(command) == 0
+    folders = [got["out"] for got in calls]
+    assert folders[0] == "runs/y/hardware-pocket_cpu_seed-1"
+    assert re.fullmatch(r"runs/y/hardware-a-b-c\.json_seed-1-[0-9a-f]{6}", folders[1])
+    assert len(set(folders)) == 4
+    assert cli.main([*command[:4], "hardware=pocket_cpu,a b/c.json", "algo=cql", "seed=1,2"]) == 0
+    assert {got["out"] for got in calls[4:]} == set(folders)  # whatever the order they were written in
+
+
+@pytest.mark.parametrize(
+    ("arguments", "folders"),
+    [
+        (["seed=1,2", "out=runs/${seed}"], ["runs/1", "runs/2"]),
+        (["out=runs/a,runs/b"], ["runs/a", "runs/b"]),
+        (["out=runs/a", "seed=1"], ["runs/a"]),
+        (["out=runs/a", "+hydra.sweeper.params.seed='1,2'"], ["runs/a/seed-1", "runs/a/seed-2"]),
+    ],
+)
+def test_runs_of_a_sweep_that_name_their_own_folders(calls: Calls, arguments: list[str], folders: list[str]) -> None:
+    assert cli.main(["train", "-m", "traces=x", *arguments]) == 0
+    assert [got["out"] for got in calls] == folders
 
 
 @pytest.mark.parametrize(

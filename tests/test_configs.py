@@ -50,6 +50,11 @@ def test_a_group_member_composes_in_every_verb_that_has_its_group(member: Path) 
     assert as_file["kind" if group == "reward" else "name"]
 
 
+@pytest.mark.parametrize("name", choices("sweep"))
+def test_a_sweep_composes_with_training(name: str) -> None:
+    assert set(composed("train", f"+sweep={name}")) == set(settings.defaults("train", {}))
+
+
 @pytest.mark.parametrize("file", FILES, ids=str)
 def test_a_file_begins_with_what_it_is_for(file: Path) -> None:
     assert (CONFIGS / file).read_text().startswith("# ")

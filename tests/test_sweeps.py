@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pyarrow as pa
@@ -13,8 +14,13 @@ import pyarrow.parquet as pq
 import pytest
 from pyarrow.fs import FileSystem, FileType
 from ray_cluster import RayCluster
+from synthetic_trace import make_trace, write_collection
 
 from radar_rl import cli, settings
+from radar_rl.errors import InputError
+from radar_rl.offline import train
+from radar_rl.offline.data import TrainingData
+from radar_rl.offline.fit import Fitted, Training
 from radar_rl.rollouts import DataSet, load_trace
 from radar_rl.rollouts.manifest import part_name
 
@@ -140,6 +146,86 @@ def test_a_shard_whose_worker_dies_is_named_and_done_when_the_sweep_runs_again(
     for kind in ("sequences", "trace"):
         alone = pl.read_parquet(tmp_path / "out/alone" / kind / "*.parquet")
         assert alone.equals(pl.read_parquet(folder / kind / "*.parquet"))
+
+
+def test_a_killed_sweep_of_trainings_goes_on_where_it_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_collection(tmp_path / "traces", make_trace(prompts=12, new_tokens=30))
+    small = ["traces=traces", "hardware=pocket_cpu", "steps=20", "batch_size=32", "out=runs/sweep"]
+    sweep = ["train", "-m", "algo=bc,cql", "behaviour=uniform,full", "seed=0", *small]
+    fitted: list[str] = []
+    fit_policy = train.fit_policy
+
+    def killed_at_the_third(data: TrainingData, settings: Mapping[str, Any], training: Training) -> Fitted:
+        fitted.append(settings["name"])
+        if len(fitted) == 3:
+            raise KeyboardInterrupt
+        return fit_policy(data, settings, training)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(train, "fit_policy", killed_at_the_third)
+    assert cli.main(sweep) == 130
+    assert pl.read_parquet("runs/sweep/results.parquet")["folder"].to_list() == [
+        "algo-bc_behaviour-full",
+        "algo-bc_behaviour-uniform",
+    ]
+    capsys.readouterr()
+    assert cli.main(sweep) == 0
+    assert capsys.readouterr().out.count("trained already") == 2
+    assert fitted == ["bc", "bc", "cql", "cql", "cql"]
+    results = pl.read_parquet("runs/sweep/results.parquet")
+    assert results["algorithm"].to_list() == ["bc", "bc", "cql", "cql"]
+    assert results["behaviour"].to_list() == ["full", "uniform"] * 2
+    assert results["seed"].to_list() == [0] * 4
+
+
+def test_optuna_looks_for_the_largest_gain_and_a_killed_study_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    optuna = pytest.importorskip("optuna")
+    monkeypatch.chdir(tmp_path)
+    tried: list[tuple[float, str]] = []
+
+    def told(verb: str, values: dict[str, Any], *_: object) -> dict[str, float]:
+        alpha = values["algo"]["alpha"]
+        tried.append((alpha, values["out"]))
+        if len(tried) == 5:
+            raise KeyboardInterrupt
+        if len(tried) == 7:
+            raise InputError("no luck")
+        return {"validation_gain": -abs(alpha - 0.3)}
+
+    monkeypatch.setattr(cli, "call", told)
+    sweep = ["train", "-m", "+sweep=optuna_cql", "traces=x", "out=runs/study", "hydra.sweeper.n_trials=8"]
+    assert cli.main(sweep) == 130
+    assert cli.main(sweep) == 2
+    assert capsys.readouterr().err.endswith("radar-rl train: 1 of 4 jobs failed, the others are done\n")
+    alphas, folders = zip(*tried, strict=True)
+    assert alphas[5] == alphas[4]  # what was under way when it was killed
+    assert folders[5] == folders[4]
+    assert len(set(alphas)) == len(tried) - 1 == 8
+    assert all(0.003 <= alpha <= 1.0 for alpha in alphas)
+    assert all(folder.startswith("runs/study/algo.alpha-0") for folder in folders)
+    assert cli.main(sweep) == 0  # what failed is made up for
+    assert len(tried) == 10
+    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend("runs/study/study.log"))
+    (study,) = optuna.get_all_study_summaries(storage=storage)
+    best = min((alpha for i, alpha in enumerate(alphas) if i not in (4, 6)), key=lambda alpha: abs(alpha - 0.3))
+    assert study.best_trial.params["algo.alpha"] == pytest.approx(best) or abs(tried[-1][0] - 0.3) < abs(best - 0.3)
+
+
+def test_a_study_of_nothing_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("optuna")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cli, "call", lambda *_: {"validation_gain": None})
+    study = ["train", "-m", "hydra/sweeper=optuna", "traces=x", "out=runs/x", "hydra.sweeper.n_trials=1"]
+    assert cli.main(study) == 2
+    assert "nothing varies" in capsys.readouterr().err
+    assert cli.main([*study, "seed=range(0,9)"]) == 2
+    assert "it tells nothing to maximise; train does with validation=0.2" in capsys.readouterr().err
 
 
 def test_no_cluster_is_one_line(

@@ -8,32 +8,27 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
 import polars as pl
-import torch
 from rich.console import Console
 from rich.table import Table
 
 from radar_rl.benchmarks.round import WIDTH
-from radar_rl.envs import DraftTreeReplayVectorEnv
 from radar_rl.envs.replay import sample_traces
-from radar_rl.envs.stable_baselines import DraftTreeVecEnv, stable_baselines3
+from radar_rl.envs.stable_baselines import stable_baselines3
 from radar_rl.errors import InputError, check_whole
 from radar_rl.evaluation.compare import ALL_TASKS, Contender, comparison
 from radar_rl.evaluation.report import print_comparison
+from radar_rl.offline.algorithms import settings_of
 from radar_rl.offline.fit import one_thread
+from radar_rl.offline.ppo import PPOLearner, Replayed
 from radar_rl.offline.tuning import TunedRules, tune_rules
 from radar_rl.offline.walk import Outcomes, walk_oracle, walk_policy
 from radar_rl.policies import LearnedPolicy, RandomStop
+from radar_rl.policies.observation import ObservationSpec
 from radar_rl.rollouts import held_out as is_held_out
 from radar_rl.rollouts import load_trace
 from radar_rl.rollouts.reward import Reward
 from radar_rl.runtime.profiler import resolve_hardware
-
-STEPS = 16384
-"""Transitions that an update learns from, of all texts together."""
-
-MINIBATCHES = 8
 
 
 @dataclass(frozen=True)
@@ -51,61 +46,6 @@ class Point:
     tokens_per_second: float
 
 
-class Learner:
-    """PPO on the texts of a trace: γ = 1 over whole texts, rewards emitted − rate · seconds (DESIGN §3.4).
-
-    Observations and rewards are normalised by running statistics, as PPO on numbers of any scale needs.
-
-    Args:
-        outcomes: of the texts to learn on, and the machine.
-        rate: λ, tokens per second; near the throughput it keeps returns near zero.
-        num_envs: texts side by side.
-        seed: of the network, the texts drawn and the actions.
-
-    Attributes:
-        envs: the normalised environments.
-        model: the algorithm.
-    """
-
-    def __init__(self, outcomes: Outcomes, rate: float, *, num_envs: int, seed: int) -> None:
-        native = DraftTreeReplayVectorEnv(
-            num_envs, outcomes.trace, hardware=outcomes.hardware, reward=Reward("throughput", rate=rate)
-        )
-        self.spec = native.problem.spec
-        # Nothing is clipped: the statistics become part of the first layer, see `greedy`.
-        self.envs = stable_baselines3.common.vec_env.VecNormalize(DraftTreeVecEnv(native), clip_obs=np.inf, gamma=1.0)
-        steps = -(-STEPS // num_envs)
-        self.model = stable_baselines3.PPO(
-            "MlpPolicy",
-            self.envs,
-            learning_rate=1e-3,
-            n_steps=steps,
-            batch_size=-(-steps * num_envs // MINIBATCHES),
-            n_epochs=4,
-            gamma=1.0,
-            ent_coef=0.001,
-            policy_kwargs={"net_arch": [64, 64], "activation_fn": torch.nn.ReLU},
-            seed=seed,
-            device="cpu",
-        )
-
-    def greedy(self) -> LearnedPolicy:
-        """What it has learned, deterministically: the more probable action, normalisation and all as one network."""
-        network = self.model.policy
-        linear = [*network.mlp_extractor.policy_net, network.action_net]
-        layers = [
-            (layer.weight.detach().numpy().copy(), layer.bias.detach().numpy().copy())
-            for layer in linear
-            if isinstance(layer, torch.nn.Linear)
-        ]
-        seen = self.envs.obs_rms
-        assert isinstance(seen, stable_baselines3.common.running_mean_std.RunningMeanStd), "observations are a Box"
-        weight, bias = layers[0]
-        scaled = weight / np.sqrt(seen.var + self.envs.epsilon)
-        layers[0] = (scaled.astype(np.float32), (bias - scaled @ seen.mean).astype(np.float32))
-        return LearnedPolicy("PPO", self.spec, layers)
-
-
 class Curve(stable_baselines3.common.callbacks.BaseCallback):
     """Stops the training after ``seconds``, and measures the policy now and then; the clock stands while it does.
 
@@ -119,7 +59,7 @@ class Curve(stable_baselines3.common.callbacks.BaseCallback):
         points: measured.
     """
 
-    def __init__(self, learner: Learner, outcomes: Outcomes, seconds: float, points: int) -> None:
+    def __init__(self, learner: PPOLearner, outcomes: Outcomes, seconds: float, points: int) -> None:
         super().__init__()
         self.learner, self.outcomes, self.seconds, self.wanted = learner, outcomes, seconds, points
         self.points: list[Point] = []
@@ -192,7 +132,9 @@ def bench_ppo(
     )
     to_learn, outcomes = Outcomes.of(train, profile), Outcomes.of(test, profile)
     rules = tune_rules(to_learn, ["threshold"])
-    learner = Learner(to_learn, rules.static_walk.tokens_per_second, num_envs=num_envs, seed=seed)
+    problem = Replayed(to_learn, ObservationSpec(made.max_depth, made.top_k), Reward("throughput"), "sequence")
+    settings = settings_of({"name": "ppo"}) | {"num_envs": num_envs}
+    learner = PPOLearner(problem, rules.static_walk.tokens_per_second, settings, seed=seed, batch_size=2048)
     curve = Curve(learner, outcomes, seconds, points)
     with one_thread():
         learner.model.learn(2**62, callback=curve)

@@ -29,6 +29,12 @@ class Algorithm:
     behaviour: Behaviour
 
 
+def _fit_ppo(data: TrainingData, settings: Mapping[str, Any], training: Training) -> Fitted:
+    from radar_rl.offline.ppo import fit_ppo  # here, because it needs the extra rl
+
+    return fit_ppo(data, settings, training)
+
+
 # A trace shows both actions at every state, so Q-learning gets both: CQL's conservative term has little to correct,
 # BCQ's mask binds nowhere (it counts with rollouts and other behaviours), and double Q-learning needs neither. IQL's
 # policy regresses on the actions in the data: with both equally frequent its preference is the sign of the advantage,
@@ -83,6 +89,20 @@ ALGORITHMS: dict[str, Algorithm] = {
     ),
     "acceptance": Algorithm(
         fit_acceptance, {"rejection_weight": 6.0, "learning_rate": 1e-3, "hidden": [64, 64]}, "full"
+    ),
+    # It acts itself: what others did is not looked at.
+    "ppo": Algorithm(
+        _fit_ppo,
+        {
+            "learning_rate": 1e-3,
+            "hidden": [64, 64],
+            "n_epochs": 4,
+            "clip_range": 0.2,
+            "entropy": 0.001,
+            "gae_lambda": 0.95,
+            "num_envs": 256,
+        },
+        "full",
     ),
 }
 

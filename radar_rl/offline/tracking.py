@@ -1,6 +1,6 @@
-"""Weights & Biases, if wanted: the curve and the settings of a run. Disabled and offline need no account."""
+"""Weights & Biases, if wanted: a run's settings, curve, results and policy. Disabled and offline need no account."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
@@ -11,14 +11,20 @@ WandbMode = Literal["disabled", "offline", "online"]
 
 
 class Tracker(Protocol):
-    """Takes the rows of a curve."""
+    """Takes what a run leaves."""
 
     def log(self, row: Mapping[str, float]) -> None:
-        """Record one row."""
+        """Record one row of the curve."""
+
+    def finish(self, result: Mapping[str, Any], policy: Sequence[Path]) -> None:
+        """Record the run's row of results, and the policy by its files."""
 
 
 class _Silent:
     def log(self, row: Mapping[str, float]) -> None:
+        pass
+
+    def finish(self, result: Mapping[str, Any], policy: Sequence[Path]) -> None:
         pass
 
 
@@ -28,6 +34,16 @@ class _Wandb:
 
     def log(self, row: Mapping[str, float]) -> None:
         self.run.log(dict(row), step=int(row["step"]))
+
+    def finish(self, result: Mapping[str, Any], policy: Sequence[Path]) -> None:
+        import wandb
+
+        self.run.log({"results": wandb.Table(columns=list(result), data=[list(result.values())])})
+        self.run.summary.update(result)
+        artifact = wandb.Artifact(f"policy-{self.run.id}", type="policy", metadata=dict(result))
+        for file in policy:
+            artifact.add_file(str(file), policy="immutable")  # no copy: offline, they are uploaded from where they are
+        self.run.log_artifact(artifact)
 
 
 @contextmanager

@@ -13,12 +13,14 @@ from radar_rl.offline.coverage import actions_taken, check_actions
 from radar_rl.offline.data import TraceData
 from radar_rl.offline.fit import Fitted, Training
 from radar_rl.offline.from_rollouts import RolloutData
-from radar_rl.offline.run import write_run
+from radar_rl.offline.results import result_row
+from radar_rl.offline.run import POLICY_FILES, RUN_FILE, finished, identity, write_run
 from radar_rl.offline.tracking import WandbMode, tracking
 from radar_rl.offline.transitions import Episode
 from radar_rl.offline.tuning import tune_first_decision
+from radar_rl.offline.validation import check_validation, validate
 from radar_rl.offline.walk import Outcomes
-from radar_rl.policies import LearnedPolicy
+from radar_rl.policies import LearnedPolicy, StaticDepth
 from radar_rl.policies.observation import DEFAULT_FEATURES, ObservationSpec, check_names
 from radar_rl.rollouts import data_digest, load_rollouts, load_trace, rollout_settings, trace_settings
 from radar_rl.rollouts.reward import Reward
@@ -63,8 +65,12 @@ def train(
     newest: int | None = None,
     asks_from: int | None = None,
     share: float = 1.0,
+    validation: float = 0.0,
+    overwrite: bool = False,
 ) -> dict[str, Any]:
     """Train a stop policy and write its run folder: policy, ``run.json``, ``curve.parquet``.
+
+    A folder that holds the very same run, finished, is left as it is.
 
     Args:
         out: the run folder.
@@ -88,13 +94,16 @@ def train(
             first; None: of all calls, each in its own place.
         asks_from: the draft call after which the policy decides first; None: where it is fastest on the training texts
             of a trace, and 1 with rollouts.
-        share: of the prompts that are not held out, how many to learn from, chosen by the same hash.
+        share: of the prompts that are neither held out nor validated on, how many to learn from, by the same hash.
+        validation: share of the prompts not held out that the trained policy is replayed on instead of learning from
+            them: what settings may be chosen by.
+        overwrite: train again whatever ``out`` holds.
 
     Returns:
         What ``run.json`` holds.
 
     Raises:
-        ConfigError: a setting is unknown or contradictory, or training diverged.
+        ConfigError: a setting is unknown or contradictory, training diverged, or ``out`` holds another run.
         TraceError: the data are damaged, or no prompt is left to train on.
     """
     settings = settings_of(algo)
@@ -113,12 +122,13 @@ def train(
             f"reward={priced.kind} rates single rounds: summed over a text it pays for making more of them; "
             "add episode=round, or use reward=throughput"
         )
+    check_validation(validation, traces)
+    source = str(traces or rollouts)
     if traces is not None:
-        chosen = behaviour or ALGORITHMS[settings["name"]].behaviour
         made = trace_settings(traces)
         profile = _profile(hardware, folder, model, made, tree_size)
-        texts = _training_texts(traces, held_out, share, tree_size, observation)
-        prepared = _from_trace(texts, made, profile, chosen, priced, episode, seed, observation, newest)
+        chosen = behaviour or ALGORITHMS[settings["name"]].behaviour
+        acted, size = str(chosen), tree_size or made.tree_size
     else:
         if behaviour is not None:
             raise ConfigError("behaviour= is for traces; rollouts hold what their own policy did")
@@ -126,36 +136,59 @@ def train(
             raise ConfigError("tree_size= is for traces; rollouts were made with a tree size of their own")
         if tuple(observation) != DEFAULT_FEATURES or newest is not None:
             raise ConfigError("observation= and newest= are for traces; rollouts hold what their own policy saw")
-        prepared = _from_rollouts(str(rollouts), hardware, folder, model, priced, episode, held_out, share)
-    data = prepared.data
-    check_actions(actions_taken(data.decisions, data.spec.max_depth), settings["name"], prepared.behaviour)
+        logged = rollout_settings(source)
+        profile = _profile_of_rollouts(source, logged, hardware, folder, model)
+        acted, size = f"logged: {logged['policy']}", logged["tree_size"]
 
     arguments = {
         "traces": traces,
         "rollouts": rollouts,
         "algo": settings,
-        "behaviour": prepared.behaviour,
+        "behaviour": acted,
         "episode": episode,
         "reward": dict(reward),
         "steps": steps,
         "batch_size": batch_size,
         "seed": seed,
-        "tree_size": prepared.tree_size,
+        "tree_size": size,
         "observation": list(observation),
         "newest": newest,
         "asks_from": asks_from,
         "share": share,
+        "validation": validation,
     }
-    start = time.perf_counter()
+    if not overwrite:
+        there = finished(folder, identity(arguments, held_out, data_digest(source), asdict(profile)))
+        if there is not None:
+            print(f"train: {settings['name']} is trained already: {folder}")
+            return there
+    if traces is not None:
+        texts = _training_texts(traces, held_out, share, validation, tree_size, observation)
+        prepared = _from_trace(texts, made, profile, chosen, priced, episode, seed, observation, newest)
+    else:
+        prepared = _from_rollouts(source, logged, profile, priced, episode, held_out, share)
+    data = prepared.data
+    check_actions(actions_taken(data.decisions, data.spec.max_depth), settings["name"], prepared.behaviour)
     folder.mkdir(parents=True, exist_ok=True)
     with tracking(wandb, folder, arguments) as tracker:
+        start = time.perf_counter()
         follow_rate = episode == "round" and priced.kind == "throughput" and reward.get("rate") is None
         training = Training(steps, batch_size, seed, follow_rate, reward.get("rate"), tracker.log)
         fitted = fit_policy(prepared.data, settings, training)
         fitted = _with_first_decision(fitted, prepared.data, asks_from)
-    seconds = time.perf_counter() - start
-    about = _record(prepared, fitted, arguments, settings["name"], held_out, seconds, str(traces or rollouts))
-    _save(folder, prepared, fitted, about)
+        seconds = time.perf_counter() - start
+        about = _record(prepared, fitted, arguments, settings["name"], held_out, seconds, source)
+        about |= validate(
+            fitted.policy,
+            StaticDepth(prepared.rules["best_static_depth"]),
+            source,
+            profile,
+            held_out=held_out,
+            validation=validation,
+            tree_size=size,
+        )
+        _save(folder, prepared, fitted, about)
+        tracker.finish(result_row(folder, folder.as_posix()), [folder / name for name in POLICY_FILES])
     reached = about["training_tokens_per_second"]
     figures = f"{reached:.1f} tokens/s on the training prompts, " if reached else ""
     depth = about["best_static_depth"]
@@ -191,15 +224,32 @@ def _profile(
     )
 
 
+def _profile_of_rollouts(
+    rollouts: str, made: Mapping[str, Any], hardware: str | None, folder: Path, model: Mapping[str, Any]
+) -> HardwareProfile:
+    """What rollouts are priced for: None keeps the profile that they were logged with."""
+    if hardware is None:
+        return HardwareProfile.from_mapping(made["hardware"], f"{rollouts}: hardware")
+    spec = ObservationSpec.from_json(made["spec"])
+    return resolve_hardware(
+        hardware,
+        folder / "hardware.json",
+        model,
+        max_depth=spec.max_depth,
+        top_k=spec.top_k,
+        tree_size=made["tree_size"],
+    )
+
+
 def _training_texts(
-    traces: str, held_out: float, share: float, tree_size: int | None, observation: Sequence[str]
+    traces: str, held_out: float, share: float, validation: float, tree_size: int | None, observation: Sequence[str]
 ) -> Trace:
     """The texts to learn from, with the features that the observation shows."""
     check_names(observation)
     training = load_trace(
         traces,
         tree_size=tree_size,
-        keep=lambda texts: learned_from(texts.prompt_id, held_out, share),
+        keep=lambda texts: learned_from(texts.prompt_id, held_out, share, validation),
         features=[name for name in observation if name in FEATURES],
     )
     if not len(training):
@@ -233,37 +283,24 @@ def _from_trace(
 
 def _from_rollouts(
     rollouts: str,
-    hardware: str | None,
-    folder: Path,
-    model: Mapping[str, Any],
+    made: Mapping[str, Any],
+    hardware: HardwareProfile,
     reward: Reward,
     episode: Episode,
     held_out: float,
     share: float,
 ) -> Prepared:
-    made = rollout_settings(rollouts)
     steps = load_rollouts(rollouts)
     spec = ObservationSpec.from_json(made["spec"])
-    if hardware is None:
-        profile = HardwareProfile.from_mapping(made["hardware"], f"{rollouts}: hardware")
-    else:
-        profile = resolve_hardware(
-            hardware,
-            folder / "hardware.json",
-            model,
-            max_depth=spec.max_depth,
-            top_k=spec.top_k,
-            tree_size=made["tree_size"],
-        )
     train_rows = learned_from(steps["prompt_id"].to_list(), held_out, share)
     nodes = tree_nodes(spec.max_depth, spec.top_k, made["tree_size"])
-    data = RolloutData.of(steps, profile, nodes, reward, episode, spec, train_rows)
+    data = RolloutData.of(steps, hardware, nodes, reward, episode, spec, train_rows)
     # A replayed rollout says which trace it walked, a live one what it decoded with.
     origin = made.get("trace", made)
     settings = {key: origin[key] for key in TraceSettings.__dataclass_fields__ if key in origin}
     # A log shows one policy, so no rule can be tuned on it: the fallback is the full depth.
     rules = {"best_static_depth": spec.max_depth, "best_static_tokens_per_second": None, "positions": None}
-    return Prepared(data, f"logged: {made['policy']}", profile, settings, made["tree_size"], rules)
+    return Prepared(data, f"logged: {made['policy']}", hardware, settings, made["tree_size"], rules)
 
 
 def _record(
@@ -293,6 +330,7 @@ def _record(
 
 
 def _save(folder: Path, prepared: Prepared, fitted: Fitted, about: dict[str, Any]) -> None:
+    (folder / RUN_FILE).unlink(missing_ok=True)  # until it is written anew, nothing here is finished
     made = prepared.trace
     metadata = {
         "target": made.get("target"),

@@ -1,17 +1,20 @@
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
+import wandb
 
 from radar_rl import cli
 from radar_rl.errors import ConfigError, InputError, TraceError
 from radar_rl.offline.run import load_run
 from radar_rl.offline.train import train
-from radar_rl.offline.walk import Outcomes
+from radar_rl.offline.walk import Outcomes, walk_policy
+from radar_rl.policies import StaticDepth
 from radar_rl.rollouts.rollout import rollout
-from radar_rl.rollouts.split import held_out, learned_from
+from radar_rl.rollouts.split import held_out, learned_from, validated_on
 from radar_rl.runtime.artifact import read_config
 
 
@@ -80,6 +83,39 @@ def test_the_same_seed_gives_the_same_policy(collection: Path, hardware_file: Pa
     assert weights[0] == weights[1]
 
 
+def test_what_is_trained_already_is_left_and_another_run_is_not_written_over(
+    collection: Path, hardware_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = arguments(collection, hardware_file, tmp_path / "run")
+    first = train(**given)
+    files = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").iterdir()}
+    capsys.readouterr()
+    again = train(**given)
+    assert "trained already" in capsys.readouterr().out
+    assert again["training_seconds"] == first["training_seconds"]
+    with pytest.raises(ConfigError, match=r"seed: 0 there, 1 now"):
+        train(**given | {"seed": 1})
+    with pytest.raises(ConfigError, match="steps"):
+        train(**given | {"steps": 3, "overwrite": True})
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run").iterdir()} == files
+    train(**given | {"seed": 1, "overwrite": True})
+    assert load_run(tmp_path / "run").about["arguments"]["seed"] == 1
+
+
+def test_the_policy_is_validated_on_training_prompts_that_it_did_not_learn_from(
+    collection: Path, hardware_file: Path, tmp_path: Path, trace, outcomes: Outcomes
+) -> None:
+    about = train(**arguments(collection, hardware_file, tmp_path / "run", validation=0.4))
+    apart = Outcomes.of(trace.select(validated_on(trace.sequences.prompt_id, 0.3, 0.4)), outcomes.hardware)
+    reached, base = (
+        walk_policy(apart, policy).tokens_per_second
+        for policy in (load_run(tmp_path / "run").policy, StaticDepth(about["best_static_depth"]))
+    )
+    assert about["validation_tokens_per_second"] == pytest.approx(reached)
+    assert about["validation_gain"] == pytest.approx(reached / base - 1)
+    assert about["positions"] == len(trace.select(learned_from(trace.sequences.prompt_id, 0.3, 1.0, 0.4)))
+
+
 def test_rollouts_are_learned_from(collection: Path, hardware_file: Path, tmp_path: Path) -> None:
     rollout(
         out=str(tmp_path / "log"),
@@ -105,11 +141,27 @@ def test_rollouts_are_learned_from(collection: Path, hardware_file: Path, tmp_pa
 
 
 def test_wandb_offline_needs_no_account(
-    collection: Path, hardware_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    collection: Path,
+    hardware_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    for name in ("WANDB_DIR", "WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR"):
+        monkeypatch.setenv(name, str(tmp_path))
     train(**arguments(collection, hardware_file, tmp_path / "run", wandb="offline"))
-    assert list((tmp_path / "run").glob("wandb/offline-run-*/*.wandb"))
+    printed = capfd.readouterr()
+    assert [line.split()[0] for line in (printed.out + printed.err).splitlines()] == ["train:", "training"]
+    wandb.teardown()  # as at the process's end: what is still on its way is written
+    (file,) = (tmp_path / "run").glob("wandb/offline-run-*/*.wandb")
+    (table,) = (tmp_path / "run").glob("wandb/offline-run-*/files/media/table/results_*.table.json")
+    results = json.loads(table.read_text())
+    assert results["data"][0][results["columns"].index("algorithm")] == "bc"
+    # Records one after the other, names as they are, in blocks of 32 KiB that a name may be cut by.
+    kept = file.read_bytes()
+    for name in (b"tokens_per_second", b"batch_size", b"training_gain", b"table-file", b"policy.safetensors"):
+        cuts = [name[:i] + rb".{7}" + name[i:] for i in range(1, len(name))]
+        assert re.search(b"|".join([name, *cuts]), kept, re.DOTALL), name
 
 
 def test_in_a_sweep_one_that_diverges_is_named_and_the_others_are_trained(
@@ -154,6 +206,8 @@ def test_an_action_never_taken_is_told(
         ({"reward": {"kind": "radar"}}, "episode=round"),
         ({"held_out": 1.0}, "held_out"),
         ({"share": 0.0}, "share"),
+        ({"validation": 1.0}, "validation"),
+        ({"traces": None, "rollouts": "x", "validation": 0.1}, "needs traces"),
         ({"steps": 3}, "steps"),
         ({"wandb": "maybe"}, "valid: disabled, offline, online"),
     ],

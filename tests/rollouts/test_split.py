@@ -1,7 +1,7 @@
 import numpy as np
 
 from radar_rl.rollouts import held_out
-from radar_rl.rollouts.split import learned_from
+from radar_rl.rollouts.split import learned_from, validated_on
 
 
 def test_the_split_never_changes() -> None:
@@ -26,3 +26,13 @@ def test_a_share_of_the_training_prompts_is_part_of_every_larger_one() -> None:
     assert (many | ~few).all()
     assert 0.4 < few.sum() / (0.1 * 0.7 * 2000) < 1.6
     np.testing.assert_array_equal(learned_from(ids, 0.3, 1.0), ~apart)
+
+
+def test_prompts_to_validate_on_are_neither_held_out_nor_learned_from() -> None:
+    ids = [str(i) for i in range(2000)]
+    apart, chosen_by = held_out(ids, 0.3), validated_on(ids, 0.3, 0.2)
+    learned = learned_from(ids, 0.3, 1.0, 0.2)
+    np.testing.assert_array_equal(apart.astype(int) + chosen_by + learned, 1)
+    assert abs(chosen_by.mean() - 0.14) < 0.03
+    assert learned[learned_from(ids, 0.3, 0.5, 0.2)].all()
+    assert not validated_on(ids, 0.3, 0.0).any()

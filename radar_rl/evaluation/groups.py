@@ -1,0 +1,80 @@
+"""Runs that differ by their seed alone, as groups: how sweeps are read."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+# Settings that may set groups of one algorithm apart; what differs is told, the rest is not.
+TOLD = (
+    "behaviour",
+    "episode",
+    "reward",
+    "observation",
+    "share",
+    "validation",
+    "held_out",
+    "steps",
+    "batch_size",
+    "tree_size",
+    "hardware",
+    "data_hash",
+)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that differ by their seed alone.
+
+    Attributes:
+        name: the algorithm, and what sets it apart from other groups of it.
+        rows: numbers of the runs' rows.
+    """
+
+    name: str
+    rows: list[int]
+
+
+def grouped(results: pl.DataFrame) -> list[Group]:
+    """The groups among runs, in the order of their first ones.
+
+    Args:
+        results: rows as ``radar_rl.offline.results.gather_results`` gives them.
+    """
+    told = [_told(row) for row in results.iter_rows(named=True)]
+    algorithms = results["algorithm"].to_list()
+    rows: dict[tuple[tuple[str, str], ...], list[int]] = {}
+    for number, settings in enumerate(told):
+        rows.setdefault(tuple(sorted(settings.items())), []).append(number)
+    groups = []
+    for numbers in rows.values():
+        name = algorithms[numbers[0]]
+        others = [told[i] for i, algorithm in enumerate(algorithms) if algorithm == name]
+        own = [key for key in told[numbers[0]] if len({other.get(key) for other in others}) > 1]
+        parts = [_said(key, told[numbers[0]][key]) for key in own]
+        groups.append(Group(", ".join([name, *parts]), numbers))
+    return groups
+
+
+def _told(row: dict[str, Any]) -> dict[str, str]:
+    """What sets a run apart but for its seed, as texts by name; an algorithm's settings under their own names."""
+    settings = {key: json.dumps(value) for key, value in json.loads(row["settings"]).items()}
+    return {"algorithm": row["algorithm"]} | {key: str(row[key]) for key in TOLD} | settings
+
+
+def _said(key: str, value: str) -> str:
+    if key in ("behaviour", "hardware", "observation"):
+        return value
+    if key == "reward":
+        return " ".join(str(part) for part in json.loads(value).values())
+    return f"{key}={value}"
+
+
+def spread(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and standard deviation (of a sample; 0 for a single value)."""
+    series = pl.Series(values, dtype=pl.Float64)
+    mean, deviation = series.mean(), series.std()
+    assert isinstance(mean, float)
+    return mean, deviation if isinstance(deviation, float) else 0.0
