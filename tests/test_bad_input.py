@@ -8,10 +8,20 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from synthetic_trace import make_trace, write_collection
 
 from radar_rl import cli
 
 SAMPLE = str(resources.files("radar_rl") / "datasets" / "sample" / "traces")
+
+
+@pytest.fixture(scope="module")
+def sample_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was trained, briefly, on the sample."""
+    run = tmp_path_factory.mktemp("runs") / "run"
+    quick = ["hardware=pocket_cpu", "steps=20", "batch_size=32"]
+    assert cli.main(["train", f"traces={SAMPLE}", "algo=bc", *quick, f"out={run}"]) == 0
+    return run
 
 
 def fails(capfd: pytest.CaptureFixture[str], *command: str) -> str:
@@ -34,6 +44,13 @@ def fails(capfd: pytest.CaptureFixture[str], *command: str) -> str:
         (["train", f"traces={SAMPLE}", "hardware=nowhere", "out=y"], "hardware=nowhere"),
         (["train", f"traces={SAMPLE}", "model=pocket_eagle2", "out=y"], "pocket-eagle2@"),
         (["evaluate", f"traces={SAMPLE}", "model=pocket_eagle2", "out=y"], "allow_other_pair=true"),
+        (["evaluate", f"traces={SAMPLE}", "hardware=[pocket_cpu,nowhere]", "out=y"], "hardware=nowhere"),
+        (["evaluate", f"traces={SAMPLE}", "hardware=[gpu_fast,gpu_fast]", "out=y"], "names of their own"),
+        (["evaluate", f"traces={SAMPLE}", "hardware=[]", "out=y"], "expected FILE, NAME, null, or a list"),
+        (
+            ["evaluate", f"traces={SAMPLE}", f"tune_traces={SAMPLE}", "hardware=gpu_fast", "out=y"],
+            "of its prompts (arithmetic/",
+        ),
         (["rollout", "env=replay", f"traces={SAMPLE}", "policy=static:4", "top_k=7", "out=y"], "top_k=10"),
         (["decode", "--prompt", " "], "empty prompt"),
         (["decode"], "no prompt"),
@@ -96,15 +113,33 @@ def test_a_checkpoint_that_does_not_fit_is_named(
     assert name in fails(capfd, "collect", *models, f"task.path={rows}", f"out={tmp_path / 'out'}")
 
 
-def test_a_policy_of_another_pair_is_refused_unless_allowed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    run = tmp_path / "run"
-    quick = ["hardware=pocket_cpu", "steps=20", "batch_size=32"]
-    assert cli.main(["train", f"traces={SAMPLE}", "algo=bc", *quick, f"out={run}"]) == 0
+def test_a_policy_of_another_pair_is_refused_unless_allowed(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], sample_run: Path
+) -> None:
     other = tmp_path / "other"
-    shutil.copytree(run, other)
+    shutil.copytree(sample_run, other)
     about = json.loads((other / "config.json").read_text())
     (other / "config.json").write_text(json.dumps(about | {"target": "someone-else@0"}))
     replay = ["rollout", "env=replay", f"traces={SAMPLE}", "hardware=pocket_cpu", "episodes=2"]
     assert "someone-else@0" in fails(capfd, *replay, f"policy={other}", f"out={tmp_path / 'a'}")
     assert cli.main([*replay, f"policy={other}", "allow_other_pair=true", f"out={tmp_path / 'b'}"]) == 0
     assert "someone-else@0" in fails(capfd, "decode", f"policy={other}", "--prompt", "Hello.")
+
+
+@pytest.mark.parametrize(
+    ("shape", "told"),
+    [
+        ({"top_k": 4}, "trained with top_k=10, the trace was collected with 4"),
+        ({"max_depth": 5}, "trained with max_depth=8, the trace was collected with 5"),
+        ({"tree_size": 30}, "trained for trees of 60 nodes, the trace was collected with 30"),
+        ({}, "the trace is of target@0; use that pair's trace, or allow_other_pair=true"),
+    ],
+)
+def test_a_run_and_a_trace_of_different_specs_are_told_apart(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], sample_run: Path, shape: dict[str, int], told: str
+) -> None:
+    allowed = "allow_other_pair=true" if shape else "allow_other_pair=false"
+    other = write_collection(tmp_path / "other", make_trace(prompts=12, new_tokens=20, **shape))
+    command = ["evaluate", f"traces={other}", f"runs=[{sample_run}]", "hardware=pocket_cpu", allowed]
+    assert told in fails(capfd, *command, f"out={tmp_path / 'out'}")
+    assert not (tmp_path / "out").exists()

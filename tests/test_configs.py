@@ -6,6 +6,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import pytest
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
@@ -67,6 +68,14 @@ def test_radars_constants_are_the_published_ones() -> None:
     # Eight calls and the rest of a round, verification contained, whatever the number of nodes.
     assert profile.round_seconds([11, *[60] * 7])[-1] == pytest.approx(8 * 2.684e-3 + 7.067e-2)
     assert profile.decide_seconds == 4e-4
+
+
+def test_the_fast_gpu_is_the_assumed_one() -> None:
+    profile = HardwareProfile.from_mapping(load("hardware", "gpu_fast"), "gpu_fast")
+    nodes = np.array([1, 11, 60, 200])
+    np.testing.assert_allclose(profile.verify(nodes), 5.9e-3 + 21e-6 * nodes)
+    assert (profile.draft_seconds, profile.rest_seconds) == ((4.3e-4,), 1.2e-3)
+    assert profile.draft_share(60) == pytest.approx(4.3e-4 / (5.9e-3 + 60 * 21e-6 + 1.2e-3))
 
 
 @pytest.mark.parametrize("name", choices("reward"))

@@ -1,5 +1,7 @@
 """How sure a speedup is: a paired bootstrap over prompts."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import bootstrap
@@ -50,3 +52,33 @@ def speedup_interval(
         rng=np.random.default_rng(seed),
     ).confidence_interval
     return float(interval.low), float(interval.high)
+
+
+def mean_speedup_interval(
+    seconds: Sequence[NDArray[np.float64]], baseline: Sequence[NDArray[np.float64]], resamples: int, seed: int
+) -> tuple[float, float] | None:
+    """The 95 % percentile interval of the mean over tasks of Σ baseline / Σ seconds.
+
+    Prompts are drawn in pairs and within their task (a stratified bootstrap): each sample has every task, with as many
+    prompts as it has here.
+
+    Args:
+        seconds: of each task [P of the task], a policy's seconds per prompt.
+        baseline: of each task, those of what it is compared with.
+        resamples: bootstrap samples.
+        seed: of the resampling; equal seeds draw the same prompts.
+
+    Returns:
+        Lower and upper end, None where a task has fewer than ``MIN_PROMPTS`` prompts.
+    """
+    if min(len(values) for values in seconds) < MIN_PROMPTS:
+        return None
+    rng = np.random.default_rng(seed)
+    totals = np.zeros(resamples)
+    for policy, base in zip(seconds, baseline, strict=True):
+        batch = max(1, RESAMPLED // len(policy))
+        for start in range(0, resamples, batch):
+            drawn = rng.integers(len(policy), size=(min(batch, resamples - start), len(policy)))
+            totals[start : start + batch] += base[drawn].sum(axis=1) / policy[drawn].sum(axis=1)
+    low, high = np.percentile(totals / len(seconds), [2.5, 97.5])
+    return float(low), float(high)

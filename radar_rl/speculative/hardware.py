@@ -75,11 +75,15 @@ class HardwareProfile:
 
     @property
     def marginal_draft_share(self) -> float:
-        """Seconds of a draft call over those of a round's rest, verification of the largest tree included.
+        """``draft_share`` of the largest tree whose verification was measured."""
+        return self.draft_share(self.verify_nodes[-1])
+
+    def draft_share(self, nodes: int) -> float:
+        """Seconds of a draft call over those of a round's rest, verification of ``nodes`` nodes included.
 
         It says how much a stop policy can gain; print it beside every oracle gap.
         """
-        return self.draft_seconds[-1] / (self.verify_seconds[-1] + self.rest_seconds)
+        return self.draft_seconds[-1] / (float(self.verify(nodes)) + self.rest_seconds)
 
     def save(self, path: Path) -> None:
         """Write the profile as JSON."""

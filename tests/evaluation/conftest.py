@@ -1,5 +1,6 @@
 """A trace on disk with enough prompts to hold some out, two trained runs, and the profile they were trained for."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,16 @@ def training(collection: Path, hardware_file: Path, out: Path, name: str, **chan
         "wandb": "disabled",
         "tree_size": None,
     } | changes
+
+
+@pytest.fixture(scope="session")
+def train_run() -> Callable[..., None]:
+    """Trains a small run of an algorithm: (collection, hardware file, folder, name, **changes)."""
+
+    def run(collection: Path, hardware_file: Path, out: Path, name: str, **changes: Any) -> None:
+        train(**training(collection, hardware_file, out, name, **changes))
+
+    return run
 
 
 @pytest.fixture(scope="session")

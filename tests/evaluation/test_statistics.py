@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from radar_rl.evaluation import statistics
-from radar_rl.evaluation.statistics import MIN_PROMPTS, per_prompt, speedup_interval
+from radar_rl.evaluation.statistics import MIN_PROMPTS, mean_speedup_interval, per_prompt, speedup_interval
 
 
 def test_the_interval_holds_the_speedup_and_pairs_the_prompts() -> None:
@@ -48,3 +48,27 @@ def test_the_batch_of_resamples_changes_nothing(monkeypatch: pytest.MonkeyPatch)
     whole = speedup_interval(policy, base, resamples=500, seed=1)
     monkeypatch.setattr(statistics, "RESAMPLED", 100)
     assert speedup_interval(policy, base, resamples=500, seed=1) == whole
+
+
+def test_the_mean_of_tasks_is_surer_than_its_tasks_and_pairs_their_prompts() -> None:
+    rng = np.random.default_rng(0)
+    baseline = [rng.uniform(1.0, 20.0, size=40) * scale for scale in (1, 100)]
+    seconds = [base / gain * rng.normal(1.0, 0.02, size=40) for base, gain in zip(baseline, (1.1, 1.0), strict=True)]
+    low, high = mean_speedup_interval(seconds, baseline, resamples=1000, seed=0) or (0.0, 0.0)
+    assert low < 1.05 < high  # pooled, the second task would outweigh the first
+    assert high - low < 0.02
+    alone = speedup_interval(seconds[0], baseline[0], resamples=1000, seed=0) or (0.0, 0.0)
+    assert high - low < alone[1] - alone[0]
+    assert mean_speedup_interval(seconds, baseline, 100, seed=1) == mean_speedup_interval(
+        seconds, baseline, 100, seed=1
+    )
+    assert mean_speedup_interval([*seconds, seconds[0][:9]], [*baseline, baseline[0][:9]], 100, seed=1) is None
+
+
+def test_memory_does_not_bound_what_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    baseline = [rng.uniform(1.0, 2.0, size=30), rng.uniform(1.0, 2.0, size=20)]
+    seconds = [base * rng.normal(1.0, 0.1, size=len(base)) for base in baseline]
+    whole = mean_speedup_interval(seconds, baseline, 500, seed=0)
+    monkeypatch.setattr(statistics, "RESAMPLED", 700)
+    assert mean_speedup_interval(seconds, baseline, 500, seed=0) == pytest.approx(whole)
