@@ -28,6 +28,7 @@ VERBS = {
     "minari": "radar_rl.envs.to_minari:export_minari",
     "train": "radar_rl.offline.train:train",
     "evaluate": "radar_rl.evaluation.evaluate:evaluate",
+    "ope": "radar_rl.evaluation.ope:ope",
     "export": "radar_rl.runtime.export:export",
     "decode": "radar_rl.runtime.decode:decode",
     "convert": "radar_rl.runtime.convert:convert",

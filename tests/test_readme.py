@@ -19,6 +19,7 @@ SMALL = {
     "collect": ["limit=6", "max_new_tokens=24"],
     "train": ["steps=20", "batch_size=64"],
     "evaluate": ["resamples=50"],
+    "ope": ["fqe.steps=20", "fqe.batch_size=64"],
     "rollout": ["episodes=3"],
     "decode": ["max_new_tokens=12"],
     "bench round": ["max_new_tokens=12", "max_depth=2"],
