@@ -16,7 +16,10 @@ from radar_rl.errors import RadarError, SweepError
 
 
 class Sweeper(BasicSweeper):
-    """Every combination of the values, whatever became of the others."""
+    """Every combination of the values, whatever became of the others.
+
+    Values on the command line take the place of those that a configuration sweeps over (``hydra.sweeper.params``).
+    """
 
     def sweep(self, arguments: list[str]) -> Any:
         """Run all jobs.
@@ -25,10 +28,12 @@ class Sweeper(BasicSweeper):
             SweepError: some of them failed; it holds all that did.
         """
         assert self.launcher is not None
+        given = settings.written_keys(arguments)
+        self.params = {key: values for key, values in self.params.items() if key not in given}
         self.launcher = launcher = _Gathering(self.launcher)
         results = super().sweep(arguments)
         if launcher.failed:
-            keys = settings.swept_keys(arguments)
+            keys = settings.swept_keys(arguments) | set(self.params)
             failures = [(settings.job_name(job.overrides or (), keys), job._return_value) for job in launcher.failed]
             raise SweepError(f"{len(failures)} of {launcher.jobs} jobs failed, the others are done", failures)
         return results

@@ -38,6 +38,7 @@ VERBS = {
     "bench-collect": "radar_rl.benchmarks.collect:bench_collect",
     "bench-features": "radar_rl.benchmarks.features:bench_features",
     "bench-scale": "radar_rl.benchmarks.scale:bench_scale",
+    "bench-train": "radar_rl.benchmarks.train:bench_train",
     "bench-env": "radar_rl.benchmarks.env:bench_env",
     "bench-ppo": "radar_rl.benchmarks.ppo:bench_ppo",
 }
@@ -180,7 +181,7 @@ class _Job:
         from hydra.types import RunMode
 
         hydra = HydraConfig.get()
-        name = settings.job_name(hydra.overrides.task, self.keys)
+        name = settings.job_name(hydra.overrides.task, self.keys | set(hydra.sweeper.get("params") or ()))
         try:
             with progress.beside_others(name) if os.getpid() != self.started_in else nullcontext():
                 call(self.verb, settings.resolved(composed), self.flags, hydra.runtime.choices)

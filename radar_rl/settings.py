@@ -48,6 +48,11 @@ def swept_keys(overrides: Sequence[str]) -> set[str]:
     return {pair.key_or_group for pair in pairs if pair.is_sweep_override()}
 
 
+def written_keys(overrides: Sequence[str]) -> set[str]:
+    """The keys of a sweep's overrides, as Hydra gets them."""
+    return {text.lstrip("+~").partition("=")[0] for text in overrides}
+
+
 def job_name(overrides: Sequence[str], keys: Collection[str]) -> str:
     """What distinguishes a job of a sweep from the others.
 

@@ -19,7 +19,7 @@ from radar_rl.speculative.hardware import HardwareProfile
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 FILES = sorted(path.relative_to(CONFIGS) for path in CONFIGS.rglob("*.yaml"))
-MEMBERS = [path for path in FILES if len(path.parts) == 2 and path.parts[0] != "hydra"]
+MEMBERS = [path for path in FILES if len(path.parts) == 2 and path.parts[0] not in ("hydra", "sweep")]
 
 
 def composed(verb: str, *overrides: str) -> dict[str, Any]:

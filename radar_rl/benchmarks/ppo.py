@@ -191,7 +191,7 @@ def bench_ppo(
         hardware, Path(), {}, max_depth=made.max_depth, top_k=made.top_k, tree_size=made.tree_size
     )
     to_learn, outcomes = Outcomes.of(train, profile), Outcomes.of(test, profile)
-    rules = tune_rules(to_learn)
+    rules = tune_rules(to_learn, ["threshold"])
     learner = Learner(to_learn, rules.static_walk.tokens_per_second, num_envs=num_envs, seed=seed)
     curve = Curve(learner, outcomes, seconds, points)
     with one_thread():
@@ -217,7 +217,7 @@ def _compared(outcomes: Outcomes, rules: TunedRules, learned: LearnedPolicy, sec
     random = RandomStop(0.5, seed)
     entries = [
         Contender(random.name, "rule", walk_policy(outcomes, random)),
-        Contender(rules.threshold.name, "rule", walk_policy(outcomes, rules.threshold)),
+        *(Contender(rule.name, "rule", walk_policy(outcomes, rule)) for rule in rules.rules),
         Contender(rules.static.name, "static", walk_policy(outcomes, rules.static)),
         Contender(learned.name, "learned", walk_policy(outcomes, learned), seconds),
         Contender("oracle", "oracle", walk_oracle(outcomes)),

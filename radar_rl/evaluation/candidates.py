@@ -1,5 +1,6 @@
 """The policies whose values are estimated: trained runs, saved policies, rules by name, and folders of these."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,10 @@ from radar_rl.policies import LearnedPolicy, MemorylessPolicy
 from radar_rl.policies.observation import ObservationSpec
 from radar_rl.rollouts.trace import TraceSettings
 from radar_rl.runtime.artifact import load_policy, read_config
-from radar_rl.runtime.named import policy_from_string
+from radar_rl.runtime.kinds import KINDS
+from radar_rl.runtime.named import SAMPLED, policy_from_string
+
+log = logging.getLogger(__name__)
 
 # What a saved policy's folder has.
 CONFIG_FILE = "config.json"
@@ -56,13 +60,13 @@ def candidates(asked: Sequence[str]) -> list[Candidate]:
         InputError: a folder holds neither a policy nor folders that do.
         ArtifactError: a policy is damaged, or does not say what it was made with.
     """
-    folders = [folder for text in asked if ":" not in text for folder in _folders(Path(text))]
+    rules = [policy_from_string(text) for text in asked if _is_rule(text)]
+    folders = [folder for text in asked if not _is_rule(text) for folder in _folders(Path(text))]
     runs = [load_run(folder) if (folder / RUN_FILE).is_file() else _saved(folder) for folder in folders]
     found = [
         Candidate(name, _memoryless(name, run.policy), run, run_facts(run) if run.about.get("arguments") else {})
         for name, run in zip(run_names(runs), runs, strict=True)
     ]
-    rules = [policy_from_string(text) for text in asked if ":" in text]
     found += [Candidate(rule.name, _memoryless(rule.name, rule), None, {}) for rule in rules]
     if not found:
         raise ConfigError("runs: give policies to evaluate, runs=[FOLDER,static:4,…]")
@@ -73,14 +77,23 @@ def candidates(asked: Sequence[str]) -> list[Candidate]:
     return found
 
 
+def _is_rule(text: str) -> bool:
+    """Whether it names a rule (``static:4``) rather than a folder."""
+    return text.partition(":")[0] in (*KINDS, SAMPLED) and not Path(text).is_dir()
+
+
 def _folders(path: Path) -> list[Path]:
-    """The folder itself if a policy is in it, else those in it that hold one."""
+    """The folder itself if a policy is in it, else those in it that hold one whose value can be estimated."""
     if _holds_policy(path):
         return [path]
     inside = sorted(folder for folder in path.iterdir() if _holds_policy(folder)) if path.is_dir() else []
     if not inside:
         raise InputError(f"runs: no policy in {path}, nor in folders in it; train one with: radar-rl train out={path}")
-    return inside
+    fit = [folder for folder in inside if isinstance(load_policy(folder), MemorylessPolicy)]
+    if len(fit) < len(inside):
+        others = ", ".join(folder.name for folder in inside if folder not in fit)
+        log.warning("%s: left out %s, which remember rounds or draw by chance", path, others)
+    return fit
 
 
 def _holds_policy(folder: Path) -> bool:

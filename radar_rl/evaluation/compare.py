@@ -78,7 +78,7 @@ class Contender:
 def contenders(
     outcomes: Outcomes, rules: TunedRules, learned: Sequence[tuple[str, Policy, float | None]]
 ) -> list[Contender]:
-    """Every static depth, the tuned threshold, the learned policies and the oracle, walked over ``outcomes``.
+    """Every static depth, the tuned rules, the learned policies and the oracle, walked over ``outcomes``.
 
     Args:
         outcomes: of the held-out texts.
@@ -87,7 +87,7 @@ def contenders(
     """
     statics = [StaticDepth(depth) for depth in range(1, outcomes.max_depth + 1)]
     rows = [Contender(rule.name, "static", walk_policy(outcomes, rule)) for rule in statics]
-    rows.append(Contender(rules.threshold.name, "rule", walk_policy(outcomes, rules.threshold)))
+    rows += [Contender(rule.name, "rule", walk_policy(outcomes, rule)) for rule in rules.rules]
     rows += [Contender(name, "learned", walk_policy(outcomes, policy), seconds) for name, policy, seconds in learned]
     rows.append(Contender("oracle", "oracle", walk_oracle(outcomes)))
     return rows
@@ -117,15 +117,16 @@ def comparison(
 
     Args:
         outcomes: of the held-out texts.
-        entries: their walks, that of the default depth (``max_depth``, EAGLE-3's 8 calls) among them; the last is the
-            oracle's.
+        entries: their walks; the last is the oracle's. The default depth's (``max_depth``, EAGLE-3's 8 calls), if it is
+            there, is what ``speedup_default`` compares with.
         baseline: name of the tuned static depth, which the others are compared with.
         resamples, seed: of the bootstrap.
 
     Returns:
-        Columns as ``SCHEMA``. Speedups are ratios (1 = as fast); null where the profile has no autoregressive time or
-        prompts are too few for an interval. ``oracle_gap_closed`` is (policy − baseline) / (oracle − baseline) in
-        tokens per second, null where the gap is zero. Texts that emit nothing after their first token don't count.
+        Columns as ``SCHEMA``. Speedups are ratios (1 = as fast); null where the profile has no autoregressive time, the
+        default depth is not there, or prompts are too few for an interval. ``oracle_gap_closed`` is (policy − baseline)
+        / (oracle − baseline) in tokens per second, null where the gap is zero. Texts that emit nothing after their
+        first token don't count.
         In rows of the task ``mean`` every task weighs the same: figures are means over the tasks' own (the share of the
         gap is the mean gain over the oracle's), the interval draws prompts within each task, and counts are sums. A
         single task has neither these rows nor rows of its own.
@@ -169,7 +170,7 @@ def _rows(
     """The figures of every policy over a group's texts."""
     walks, hardware = group.walks, outcomes.hardware
     base, best = walks[baseline], walks[entries[-1].name]
-    default = walks[StaticDepth(outcomes.max_depth).name]
+    default = walks.get(StaticDepth(outcomes.max_depth).name)
     gap = best.tokens_per_second - base.tokens_per_second
     alone = hardware.autoregressive_seconds
     rows = []
@@ -183,7 +184,7 @@ def _rows(
                 "task": group.task,
                 "tokens_per_second": run.tokens_per_second,
                 "speedup_autoregressive": run.tokens_per_second * alone if alone else None,
-                "speedup_default": run.tokens_per_second / default.tokens_per_second,
+                "speedup_default": run.tokens_per_second / default.tokens_per_second if default else None,
                 "speedup_static": run.tokens_per_second / base.tokens_per_second,
                 "speedup_static_low": interval[0] if interval else None,
                 "speedup_static_high": interval[1] if interval else None,
@@ -241,3 +242,9 @@ def _mean_rows(
 def _mean(values: Sequence[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return float(np.mean(known)) if len(known) == len(values) else None
+
+
+def headline(rows: pl.DataFrame) -> pl.DataFrame:
+    """The rows by which runs are judged: of means over tasks where there are any, else over all texts."""
+    means = rows.filter(pl.col("task") == MEAN_OF_TASKS)
+    return rows.filter(pl.col("task") == ALL_TASKS) if means.is_empty() else means

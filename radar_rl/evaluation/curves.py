@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from radar_rl.evaluation.compare import ALL_TASKS, MEAN_OF_TASKS
+from radar_rl.evaluation.compare import headline
 
 LINES = ("#1f6fb4", "#c4473a", "#2f8f5b", "#8a5ab5", "#b3761d", "#3aa3a8", "#d16ba5", "#6b6f76")
 
@@ -38,7 +38,7 @@ def learning_curves(rows: pl.DataFrame, path: Path) -> None:
     colours = {name: LINES[i % len(LINES)] for i, name in enumerate(names)}
     for (left, right), machine in zip(panels, machines, strict=True):
         here = learned.filter(pl.col("hardware") == machine)
-        others = _shown(rows.filter(pl.col("hardware") == machine))
+        others = headline(rows.filter(pl.col("hardware") == machine))
         oracle = others.filter(pl.col("kind") == "oracle")["speedup_static"]
         rule = others.filter(pl.col("kind") == "rule").sort("speedup_static", descending=True).head(1)
         _panel(left, here, colours, 1.0, rule)
@@ -60,15 +60,9 @@ def learning_curves(rows: pl.DataFrame, path: Path) -> None:
     figure.savefig(path)
 
 
-def _shown(rows: pl.DataFrame) -> pl.DataFrame:
-    """The rows of means over tasks where there are any, else those over all texts."""
-    means = rows.filter(pl.col("task") == MEAN_OF_TASKS)
-    return rows.filter(pl.col("task") == ALL_TASKS) if means.is_empty() else means
-
-
 def _learned(rows: pl.DataFrame) -> pl.DataFrame:
     """The runs whose positions are known, on the machines that they were trained for; ``line`` says which line's."""
-    learned = _shown(rows).filter((pl.col("kind") == "learned") & pl.col("positions").is_not_null())
+    learned = headline(rows).filter((pl.col("kind") == "learned") & pl.col("positions").is_not_null())
     at_home = pl.col("trained_for").eq_missing(pl.col("hardware"))
     learned = learned.filter(at_home | ~at_home.any().over("hardware"))
     told = [name for name in ("observation", "behaviour", "episode") if learned[name].n_unique() > 1]

@@ -22,7 +22,6 @@ from radar_rl.evaluation.trained import Trained, agreed_tree_size, check_fits, r
 from radar_rl.offline.run import Run, load_run
 from radar_rl.offline.tuning import TunedRules, tune_rules
 from radar_rl.offline.walk import Outcomes
-from radar_rl.policies.protocol import Policy
 from radar_rl.rollouts import data_digest, trace_settings
 from radar_rl.rollouts.trace import Sequences, TraceSettings
 from radar_rl.runtime.artifact import save_policy
@@ -152,14 +151,9 @@ def _tune(halves: Halves, machines: Sequence[HardwareProfile]) -> tuple[list[Tun
     return [tune_rules(Outcomes.of(training, machine)) for machine in machines], training.sequences
 
 
-def _tuned_rules(rules: TunedRules) -> tuple[Policy, ...]:
-    """All rules that were tuned, the static depth aside."""
-    return (rules.threshold,)
-
-
 def _entries(outcomes: Outcomes, rules: TunedRules, trained: Sequence[Trained]) -> list[Contender]:
     """Every policy's walk on one machine, the oracle's last."""
-    timed = {rule.name: decision_microseconds(outcomes.trace, rule) for rule in _tuned_rules(rules)}
+    timed = {rule.name: decision_microseconds(outcomes.trace, rule) for rule in rules.rules}
     *before, oracle = [
         replace(entry, decision_microseconds=timed.get(entry.name)) for entry in contenders(outcomes, rules, ())
     ]
@@ -181,7 +175,7 @@ def _save_rules(
             "top_k": made.top_k,
             "tree_size": tree_size,
         }
-        for rule in (rules.static, *_tuned_rules(rules)):
+        for rule in (rules.static, *rules.rules):
             save_policy(place / rule.name, rule, metadata)
 
 

@@ -1,17 +1,15 @@
 """The two halves of a comparison: texts that rules are tuned on, and texts that every policy is compared on."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from radar_rl.errors import TraceError
+from radar_rl.offline.tuning import RULE_FEATURES
 from radar_rl.rollouts import load_trace
 from radar_rl.rollouts.reading import Keep
 from radar_rl.rollouts.split import held_out as is_held_out
 from radar_rl.rollouts.trace import Sequences, Trace, TraceSettings
 from radar_rl.speculative.features import FEATURES
-
-# Columns of a trace that rules look at, by rule.
-RULE_FEATURES: Mapping[str, tuple[str, ...]] = {"threshold": ()}
 
 
 def rule_columns(*made: TraceSettings) -> list[str]:

@@ -13,14 +13,14 @@ from radar_rl.errors import ConfigError, TraceError
 from radar_rl.evaluation.candidates import Candidate, candidates
 from radar_rl.evaluation.compare import FACTS
 from radar_rl.evaluation.ope_report import draw_ope, print_ope
-from radar_rl.evaluation.trained import agreed_tree_size, check_fits, seen_features
+from radar_rl.evaluation.trained import agreed_tree_size, check_fits
 from radar_rl.offline.behaviour import Behaviour, decide
 from radar_rl.offline.buffer import TraceObservations
 from radar_rl.offline.fqe import ChoiceShown, FittedValue, FQESettings, choices, depths_of, fit_value
 from radar_rl.offline.returns import policy_values, start_rows
 from radar_rl.offline.shaping import potential, token_worth
 from radar_rl.offline.transitions import Episode, TraceTransitions, check_episode
-from radar_rl.offline.tuning import tune_rules
+from radar_rl.offline.tuning import tune_static
 from radar_rl.offline.walk import Outcomes
 from radar_rl.rollouts import load_trace, trace_settings
 from radar_rl.rollouts.reading import Keep
@@ -29,6 +29,7 @@ from radar_rl.rollouts.split import held_out as is_held_out
 from radar_rl.rollouts.split import learned_from
 from radar_rl.rollouts.trace import Trace
 from radar_rl.runtime.profiler import resolve_hardware
+from radar_rl.speculative.features import FEATURES
 from radar_rl.speculative.hardware import HardwareProfile
 
 TABLE_FILE = "ope.parquet"
@@ -178,7 +179,7 @@ def ope(
         allow_other_pair=allow_other_pair,
     )
     fraction = min((run.held_out for run in loaded if run.about["split"]), default=held_out)
-    columns = seen_features(loaded)
+    columns = [name for name in FEATURES if any(name in each.policy.features for each in asked)]
     texts = _texts(traces, lambda of: learned_from(of.prompt_id, fraction, share), size, columns, episode)
     if not len(texts):
         raise TraceError(
@@ -228,7 +229,7 @@ def _on_training_texts(
     settings: FQESettings,
 ) -> tuple[list[FittedValue], Reward, float | None, list[dict[str, Any]]]:
     """Every candidate's value function, the reward, what a token to come is worth in shaped ones, and its rows."""
-    reward = Reward(rate=tune_rules(outcomes).static_walk.tokens_per_second)
+    reward = Reward(rate=tune_static(outcomes).walk.tokens_per_second)
     worth = token_worth(outcomes, reward, episode) if shaped else None
     problem = Problem.of(outcomes, reward, episode, worth)
     decisions = decide(behaviour, outcomes, settings.seed)

@@ -44,8 +44,7 @@ def print_comparison(rows: pl.DataFrame, baseline: str, pair: str, console: Cons
         padding=(0, 1, 0, 0),
     )
     table.add_column("policy", overflow="fold")
-    default = sum(row["kind"] == "static" for row in order)
-    for column in ("tokens/s", "× AR", f"×\nstatic-{default}", f"vs\n{baseline}", "95 % interval", "τ"):
+    for column in ("tokens/s", "× AR", "×\ndefault", f"vs\n{baseline}", "95 % interval", "τ"):
         table.add_column(column, justify="right", no_wrap=True)
     for column in ("draft\ncalls", "gap\nclosed", "decision\nµs"):
         table.add_column(column, justify="right", no_wrap=True)
@@ -85,18 +84,19 @@ def _cells(row: dict[str, Any], baseline: str) -> list[str]:
     if row["policy"] == baseline:
         row = row | {"speedup_static_low": None}
     low, high = row["speedup_static_low"], row["speedup_static_high"]
-    alone, closed, decision = row["speedup_autoregressive"], row["oracle_gap_closed"], row["decision_microseconds"]
+    alone, default = row["speedup_autoregressive"], row["speedup_default"]
+    closed, decision = row["oracle_gap_closed"], row["decision_microseconds"]
     return [
         row["policy"] + (" (tuned)" if row["policy"] == baseline else ""),
         f"{row['tokens_per_second']:.1f}",
         "" if alone is None else f"{alone:.2f}",
-        f"{row['speedup_default']:.2f}",
+        "" if default is None else f"{default:.2f}",
         f"{row['speedup_static'] - 1:+.1%}",
         "" if low is None else _interval(low, high),
         f"{row['acceptance_length']:.2f}",
         f"{row['draft_calls']:.2f}",
         "" if closed is None else f"{closed:.0%}",
-        "" if decision is None else f"{decision:.0f}",
+        "" if decision is None else f"{decision:.1f}",
     ]
 
 

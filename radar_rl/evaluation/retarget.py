@@ -12,7 +12,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from radar_rl.evaluation.compare import ALL_TASKS
+from radar_rl.evaluation.compare import MEAN_OF_TASKS, headline
 from radar_rl.evaluation.report import told_wide
 
 # Runs that differ in nothing else but the machine, and in the seed, over which the mean is taken.
@@ -28,7 +28,8 @@ class Retargeting:
         trained_for: names of M profiles.
         run_on: names of H profiles.
         baselines: of each of ``run_on``, the static depth tuned for it.
-        gains: [M, H] float64, tokens per second against the baseline − 1; a mean over seeds.
+        gains: [M, H] float64, tokens per second against the baseline − 1: a mean over tasks, where there are several,
+            and over seeds.
     """
 
     label: str
@@ -45,7 +46,7 @@ def retargetings(rows: pl.DataFrame) -> list[Retargeting]:
         rows: what ``comparison`` returned, of all profiles.
     """
     machines = rows["hardware"].unique(maintain_order=True).to_list()
-    overall = rows.filter(pl.col("task") == ALL_TASKS)
+    overall = headline(rows)
     learned = overall.filter((pl.col("kind") == "learned") & pl.col("trained_for").is_in(machines))
     baselines = dict(overall.select("hardware", "baseline").unique().iter_rows())
     groups = learned.partition_by(ALIKE, maintain_order=True)
@@ -72,7 +73,9 @@ def _label(group: pl.DataFrame, groups: Sequence[pl.DataFrame]) -> str:
     values = {name: {str(other[name][0]) for other in groups} for name in ALIKE}
     told = [str(group[name][0]) for name in ALIKE if name == "algorithm" or len(values[name]) > 1]
     seeds = group["seed"].n_unique()
-    return " · ".join(told) + (f", mean of {seeds} seeds" if seeds > 1 else "")
+    over = ["tasks"] if group["task"][0] == MEAN_OF_TASKS else []
+    over += [f"{seeds} seeds"] if seeds > 1 else []
+    return " · ".join(told) + (f", mean over {' and '.join(over)}" if over else "")
 
 
 def print_retargeting(matrices: Sequence[Retargeting], console: Console | None = None) -> None:

@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from radar_rl.errors import ConfigError
+from radar_rl.offline.acceptance import fit_acceptance
 from radar_rl.offline.behaviour import Behaviour
 from radar_rl.offline.data import TrainingData
 from radar_rl.offline.fit import Fitted, Learner, Training
 from radar_rl.offline.qlearning import fit_qlearning
+from radar_rl.offline.radar import fit_radar
 from radar_rl.offline.stopping import fit_stopping
 
 
@@ -27,9 +29,10 @@ class Algorithm:
     behaviour: Behaviour
 
 
-# A trace shows both actions at every state, so Q-learning gets both. IQL's policy regresses on the actions in the data:
-# with both equally frequent its preference is the sign of the advantage, with a behaviour that rarely stops early it
-# would be mostly that behaviour's. Cloning needs someone worth cloning.
+# A trace shows both actions at every state, so Q-learning gets both: CQL's conservative term has little to correct,
+# BCQ's mask binds nowhere (it counts with rollouts and other behaviours), and double Q-learning needs neither. IQL's
+# policy regresses on the actions in the data: with both equally frequent its preference is the sign of the advantage,
+# with a behaviour that rarely stops early it would be mostly that behaviour's. Cloning needs someone worth cloning.
 ALGORITHMS: dict[str, Algorithm] = {
     "cql": Algorithm(
         fit_qlearning,
@@ -50,8 +53,37 @@ ALGORITHMS: dict[str, Algorithm] = {
         "full",
     ),
     "bc": Algorithm(fit_qlearning, {"learning_rate": 1e-3, "hidden": [64, 64], "beta": 0.0}, "oracle"),
+    "bcq": Algorithm(
+        fit_qlearning,
+        {
+            "action_flexibility": 0.3,
+            "beta": 0.0,
+            "learning_rate": 1e-3,
+            "hidden": [64, 64],
+            "target_update_interval": 20,
+        },
+        "full",
+    ),
+    "ddqn": Algorithm(
+        fit_qlearning, {"learning_rate": 1e-3, "hidden": [64, 64], "target_update_interval": 20}, "full"
+    ),
     "fitted": Algorithm(fit_stopping, {"learning_rate": 2e-3, "weight_decay": 1e-4, "hidden": [64, 64]}, "full"),
     "direct": Algorithm(fit_stopping, {"learning_rate": 2e-3, "weight_decay": 1e-4, "hidden": [64, 64]}, "full"),
+    "radar": Algorithm(
+        fit_radar,
+        {
+            "gamma": 0.99,
+            "learning_rate": 1e-4,
+            "weight_decay": 1e-4,
+            "dropout": 0.1,
+            "lstm_hidden": 128,
+            "mlp_hidden": 128,
+        },
+        "full",
+    ),
+    "acceptance": Algorithm(
+        fit_acceptance, {"rejection_weight": 6.0, "learning_rate": 1e-3, "hidden": [64, 64]}, "full"
+    ),
 }
 
 
@@ -75,6 +107,8 @@ def settings_of(algo: Mapping[str, Any]) -> dict[str, Any]:
         raise ConfigError(
             f"algo={name}: expected hidden sizes and target_update_interval ≥ 1, got {hidden}, {interval}"
         )
+    if not 0 < algo.get("action_flexibility", 0.5) < 1:
+        raise ConfigError(f"algo={name}: action_flexibility: expected 0 < τ < 1, got {algo['action_flexibility']}")
     defaults = ALGORITHMS[name].defaults
     unknown = sorted(set(algo) - set(defaults) - {"name"})
     if unknown:

@@ -7,11 +7,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from radar_rl.offline.backend import d3rlpy
-from radar_rl.offline.transitions import TransitionSource
+from radar_rl.offline.transitions import Transitions, TransitionSource
 from radar_rl.policies.observation import ObservationSpec
 from radar_rl.speculative.state import FeatureValues
 
 ACTIONS = 2
+AHEAD = 8
 
 
 class ObservationSource(Protocol):
@@ -71,6 +72,7 @@ class TransitionBuffer(d3rlpy.dataset.ReplayBufferBase):  # type: ignore[misc]  
     def replace(self, transitions: TransitionSource) -> None:
         """Sample from other transitions from now on; a new λ changes every reward."""
         self.transitions = transitions
+        self._ahead: list[Transitions] = []
         weight = transitions.weight
         self._cumulative = None if weight is None else weight.astype(np.float64)
         if self._cumulative is not None:
@@ -82,9 +84,16 @@ class TransitionBuffer(d3rlpy.dataset.ReplayBufferBase):  # type: ignore[misc]  
         drawn = np.searchsorted(self._cumulative, self._rng.random(count) * self._cumulative[-1], side="right")
         return np.asarray(np.minimum(drawn, len(self.transitions) - 1), dtype=np.int64)
 
+    def _next(self, count: int) -> Transitions:
+        """The next ``count`` transitions; made for ``AHEAD`` batches at once, which NumPy does for little more."""
+        if not self._ahead or len(self._ahead[-1]) != count:
+            drawn = self.transitions.take(self._draw(AHEAD * count))
+            self._ahead = [drawn.take(slice(start, start + count)) for start in range(0, len(drawn), count)][::-1]
+        return self._ahead.pop()
+
     def sample_transition_batch(self, batch_size: int) -> "d3rlpy.dataset.TransitionMiniBatch":
         """A mini-batch: observations [B, size] and actions, rewards, terminals, intervals [B, 1], all float32."""
-        drawn = self.transitions.take(self._draw(batch_size))
+        drawn = self._next(batch_size)
         # After the last state any row does, the first here: its value is multiplied by zero.
         rows = np.concatenate([drawn.row, np.maximum(drawn.next_row, 0)])
         seen = self.source.observe(rows, np.concatenate([drawn.depth, drawn.next_depth]))  # both states at once

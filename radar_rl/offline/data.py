@@ -11,7 +11,7 @@ from radar_rl.offline.behaviour import Decisions
 from radar_rl.offline.buffer import ObservationSource, TraceObservations
 from radar_rl.offline.shaping import potential
 from radar_rl.offline.transitions import Episode, TraceTransitions, TransitionSource
-from radar_rl.offline.tuning import TunedRules, tune_rules
+from radar_rl.offline.tuning import TunedStatic, tune_static
 from radar_rl.offline.walk import Outcomes, Walk, walk_policy
 from radar_rl.policies.observation import DEFAULT_FEATURES, ObservationSpec
 from radar_rl.policies.protocol import Policy
@@ -55,7 +55,7 @@ class TraceData:
         episode: ``sequence`` or ``round``.
         spec: layout of the observations.
         source: where they come from.
-        rules: static depth and threshold tuned on these rows.
+        static: static depth tuned on these rows.
     """
 
     outcomes: Outcomes
@@ -64,7 +64,7 @@ class TraceData:
     episode: Episode
     spec: ObservationSpec
     source: TraceObservations
-    rules: TunedRules
+    static: TunedStatic
 
     @classmethod
     def of(
@@ -98,12 +98,12 @@ class TraceData:
         )
         trace.check_features(spec.columns)
         source = TraceObservations(spec, trace.confidences, trace.features)
-        return cls(outcomes, decisions, reward, episode, spec, source, tune_rules(outcomes))
+        return cls(outcomes, decisions, reward, episode, spec, source, tune_static(outcomes))
 
     @property
     def first_rate(self) -> float:
         """Throughput of the best static depth over the training texts, tokens per second."""
-        return self.rules.static_walk.tokens_per_second
+        return self.static.walk.tokens_per_second
 
     def priced(self, rate: float) -> Reward:
         """The reward at ``rate`` tokens per second."""

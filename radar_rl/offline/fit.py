@@ -6,16 +6,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from radar_rl.errors import ConfigError
-from radar_rl.offline.data import TrainingData
+from radar_rl.offline.behaviour import EveryDecision
+from radar_rl.offline.data import TraceData, TrainingData
 from radar_rl.offline.walk import Walk
 from radar_rl.policies.protocol import MemorylessPolicy
 
 EPOCHS = 20
 CurveRow = dict[str, float]
-Trained = tuple[MemorylessPolicy, Walk | None]
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,7 @@ class Progress:
         name: of the algorithm.
         data: what is learned from.
         training: how.
+        replay: a policy's walk over the training texts, for a learner that makes it anyway; None: the data's.
 
     Attributes:
         rate: λ now, tokens per second.
@@ -104,20 +107,20 @@ class Progress:
     name: str
     data: TrainingData
     training: Training
+    replay: Callable[[MemorylessPolicy], Walk] | None = None
     curve: list[CurveRow] = field(default_factory=list)
     policy: MemorylessPolicy = field(init=False)
 
     def __post_init__(self) -> None:
         self.rate = self.data.first_rate if self.training.rate is None else self.training.rate
 
-    def add(self, epoch: int, metrics: Mapping[str, float], trained: Callable[[], Trained]) -> bool:
+    def add(self, epoch: int, metrics: Mapping[str, float], policy: Callable[[], MemorylessPolicy]) -> bool:
         """An epoch has ended; λ follows, if it is to.
 
         Args:
             epoch: its number, from 1.
             metrics: mean losses.
-            trained: gives the policy as it is now and its walk over the training texts, None where the data cannot
-                tell; asked after the metrics were found finite.
+            policy: gives it as trained so far; asked after the metrics were found finite.
 
         Returns:
             Whether λ has changed, and with it every reward.
@@ -127,7 +130,8 @@ class Progress:
         """
         row: CurveRow = {"epoch": epoch, "step": epoch * self.training.per_epoch, "rate": self.rate, **metrics}
         _check_finite(self.name, row)
-        self.policy, run = trained()
+        self.policy = policy()
+        run = (self.replay or self.data.replay)(self.policy)
         if run is not None:
             row |= {"tokens_per_second": run.tokens_per_second, "draft_calls": run.draft_calls_per_round}
         self.curve.append(row)
@@ -136,6 +140,19 @@ class Progress:
             return False
         self.rate = run.tokens_per_second
         return True
+
+
+def every_state(data: TrainingData, name: str) -> tuple[TraceData, NDArray[np.int32]]:
+    """A trace's data, and the rows whose states there are to learn from, for what needs no behaviour's actions.
+
+    Raises:
+        ConfigError: the data are rollouts, or another behaviour's than ``full``.
+    """
+    if not isinstance(data, TraceData):
+        raise ConfigError(f"algo={name} needs the outcomes of every depth: train it on traces=DIR, not on rollouts")
+    if not isinstance(data.decisions, EveryDecision):
+        raise ConfigError(f"algo={name} learns from every state and takes nobody's actions: leave behaviour= out")
+    return data, data.decisions.rows
 
 
 @contextmanager
@@ -149,10 +166,20 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
+def diverged(name: str, epoch: int, broken: str) -> ConfigError:
+    """The error that stops an algorithm whose numbers ran away.
+
+    Args:
+        name: of the algorithm.
+        epoch: in which it happened, from 1.
+        broken: what shows it.
+    """
+    return ConfigError(
+        f"algo={name} diverged in epoch {epoch}: {broken}; lower algo.learning_rate, or check the rewards' size"
+    )
+
+
 def _check_finite(name: str, row: CurveRow) -> None:
     broken = [key for key, value in row.items() if not math.isfinite(value)]
     if broken:
-        raise ConfigError(
-            f"algo={name} diverged in epoch {row['epoch']:.0f}: {', '.join(broken)} not finite; "
-            "lower algo.learning_rate, or check the rewards' size"
-        )
+        raise diverged(name, int(row["epoch"]), f"{', '.join(broken)} not finite")

@@ -7,6 +7,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from radar_rl.errors import ConfigError, TraceError
+from radar_rl.offline.behaviour import DecisionTable
 from radar_rl.offline.data import OBSERVATION_FLOOR
 from radar_rl.offline.transitions import Episode, Transitions, check_episode
 from radar_rl.policies.observation import ObservationSpec
@@ -94,6 +95,13 @@ class RolloutData:
         spec = replace(spec, floor=max(spec.floor, OBSERVATION_FLOOR))
         source = LoggedObservations(np.maximum(table, np.float32(spec.floor)))
         return cls(steps, hardware, nodes, reward, episode, spec, source, chosen)
+
+    @property
+    def decisions(self) -> DecisionTable:
+        """What was decided at the steps to learn from."""
+        row = np.flatnonzero(self.chosen)
+        depth, action = (self.steps[name].to_numpy()[row].astype(np.int8) for name in ("depth", "action"))
+        return DecisionTable(row.astype(np.int32), depth, action)
 
     @property
     def first_rate(self) -> float:

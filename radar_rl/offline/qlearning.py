@@ -1,16 +1,16 @@
 """d3rlpy's algorithms: from settings to one of them, its training, and from a trained one to an exportable policy."""
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
-
-import numpy as np
 
 from radar_rl.offline.backend import d3rlpy
 from radar_rl.offline.buffer import TransitionBuffer
 from radar_rl.offline.data import TrainingData, sample_observations
 from radar_rl.offline.discrete_iql import DiscreteIQLConfig
 from radar_rl.offline.encoder import StandardisedEncoderFactory, encoder_factory
-from radar_rl.offline.fit import EPOCHS, Fitted, Progress, Trained, Training, one_thread
+from radar_rl.offline.fit import EPOCHS, Fitted, Progress, Training, diverged, one_thread
+from radar_rl.offline.greedy import greedy_layers
 from radar_rl.policies.learned import LearnedPolicy
 from radar_rl.policies.observation import ObservationSpec
 from radar_rl.progress import track
@@ -21,6 +21,10 @@ REWARD_SCALE = 0.1
 
 # γ = 1: with texts as episodes the return is emitted − λ · seconds, undiscounted (DESIGN §3.4).
 GAMMA = 1.0
+
+# Observations are standardised and rewards a few tokens: weights that reach this have run away, and soon overflow.
+ENORMOUS = 1e6
+WEIGHTS_GONE = f"weights not finite, or past {ENORMOUS:.0e}"
 
 
 def _cql(
@@ -80,7 +84,43 @@ def _bc(encoder: Any, optimiser: Any, batch_size: int, learning_rate: float, bet
     )
 
 
-BUILDERS: dict[str, Callable[..., Any]] = {"cql": _cql, "iql": _iql, "bc": _bc}
+def _ddqn(encoder: Any, optimiser: Any, batch_size: int, learning_rate: float, target_update_interval: int) -> Any:
+    return d3rlpy.algos.DoubleDQNConfig(
+        learning_rate=learning_rate,
+        optim_factory=optimiser(),
+        encoder_factory=encoder,
+        batch_size=batch_size,
+        gamma=GAMMA,
+        target_update_interval=target_update_interval,
+        reward_scaler=d3rlpy.preprocessing.MultiplyRewardScaler(REWARD_SCALE),
+    )
+
+
+def _bcq(
+    encoder: Any,
+    optimiser: Any,
+    batch_size: int,
+    learning_rate: float,
+    action_flexibility: float,
+    beta: float,
+    target_update_interval: int,
+) -> Any:
+    return d3rlpy.algos.DiscreteBCQConfig(
+        learning_rate=learning_rate,
+        optim_factory=optimiser(),
+        encoder_factory=encoder,
+        batch_size=batch_size,
+        gamma=GAMMA,
+        action_flexibility=action_flexibility,
+        beta=beta,
+        target_update_interval=target_update_interval,
+        # One body for Q and imitator, so that a decision costs one network's microseconds.
+        share_encoder=True,
+        reward_scaler=d3rlpy.preprocessing.MultiplyRewardScaler(REWARD_SCALE),
+    )
+
+
+BUILDERS: dict[str, Callable[..., Any]] = {"cql": _cql, "iql": _iql, "bc": _bc, "bcq": _bcq, "ddqn": _ddqn}
 
 
 def fit_qlearning(data: TrainingData, settings: Mapping[str, Any], training: Training) -> Fitted:
@@ -95,6 +135,7 @@ def fit_qlearning(data: TrainingData, settings: Mapping[str, Any], training: Tra
     encoder = encoder_factory(sample_observations(data, buffer.transitions, training.seed), settings["hidden"])
     steps = training.per_epoch * EPOCHS
     algorithm = make_algorithm(settings, encoder, training.batch_size, steps)
+    label = f"training {settings['name']}"
     epochs = algorithm.fitter(
         buffer,
         n_steps=steps,
@@ -104,16 +145,42 @@ def fit_qlearning(data: TrainingData, settings: Mapping[str, Any], training: Tra
         show_progress=False,
     )
 
-    def trained() -> Trained:
-        policy = learned_policy(algorithm, data.spec, settings["name"])
-        return policy, data.replay(policy)
-
     with one_thread():
-        for epoch, metrics in track(epochs, total=EPOCHS, label=f"training {settings['name']}"):
-            losses = {name: value for name, value in metrics.items() if not name.startswith("time_")}
-            if progress.add(epoch, losses, trained):
+        for epoch, losses in track(_finite(epochs, algorithm, settings["name"]), total=EPOCHS, label=label):
+            if progress.add(epoch, losses, lambda: learned_policy(algorithm, data.spec, settings["name"])):
                 buffer.replace(data.transitions(progress.rate))
     return Fitted(progress.policy, algorithm, progress.curve, progress.rate, len(buffer.transitions))
+
+
+def _finite(
+    epochs: Iterator[tuple[int, dict[str, float]]], algorithm: Any, name: str
+) -> Iterator[tuple[int, dict[str, float]]]:
+    """The epochs of d3rlpy's loop, number and mean losses, up to the one in which the weights run away.
+
+    Weights can go with no loss to show it (in an epoch's last update), or with an exception of d3rlpy's own (its
+    distributions refuse logits that are no numbers).
+
+    Raises:
+        ConfigError: the algorithm has diverged.
+    """
+    for number in range(1, EPOCHS + 1):
+        try:
+            epoch, metrics = next(epochs)
+        except Exception as error:
+            if _weights_are_sound(algorithm):
+                raise
+            raise diverged(name, number, WEIGHTS_GONE) from error
+        losses = {key: value for key, value in metrics.items() if not key.startswith("time_")}
+        if all(map(math.isfinite, losses.values())) and not _weights_are_sound(algorithm):
+            raise diverged(name, number, WEIGHTS_GONE)
+        yield epoch, losses
+
+
+def _weights_are_sound(algorithm: Any) -> bool:
+    """Whether every weight of every network is finite and not enormous; true before there are any."""
+    networks = algorithm.impl.modules.get_torch_modules().values() if algorithm.impl is not None else ()
+    # Written so that NaN is not sound.
+    return all(bool((weight.abs() < ENORMOUS).all()) for network in networks for weight in network.parameters())
 
 
 def make_algorithm(
@@ -148,18 +215,4 @@ def learned_policy(algorithm: Any, spec: ObservationSpec, name: str) -> LearnedP
     Raises:
         ArtifactError: training diverged: the weights are not finite.
     """
-    network = _greedy_network(algorithm)
-    head = network._fc
-    last = (
-        head.weight.detach().cpu().numpy().astype(np.float32),
-        head.bias.detach().cpu().numpy().astype(np.float32),
-    )
-    return LearnedPolicy(name, spec, [*network._encoder.folded(), last])
-
-
-def _greedy_network(algorithm: Any) -> Any:
-    """The network whose larger output is the greedy action: Q for CQL, the logits of the policy otherwise."""
-    modules = algorithm.impl.modules
-    if isinstance(algorithm, d3rlpy.algos.DiscreteCQL):
-        return modules.q_funcs[0]
-    return modules.imitator if isinstance(algorithm, d3rlpy.algos.DiscreteBC) else modules.policy
+    return LearnedPolicy(name, spec, greedy_layers(algorithm))

@@ -20,14 +20,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
-from radar_rl.errors import ConfigError
-from radar_rl.offline.data import TraceData, TrainingData
+from radar_rl.offline.data import TrainingData
 from radar_rl.offline.encoder import StandardisedEncoder, encoder_factory
-from radar_rl.offline.fit import EPOCHS, Fitted, Progress, Trained, Training, one_thread
+from radar_rl.offline.fit import EPOCHS, Fitted, Progress, Training, every_state, one_thread
 from radar_rl.offline.returns import stopping_returns
-from radar_rl.offline.walk import policy_depths, walk
+from radar_rl.offline.walk import Walk, policy_depths, walk
 from radar_rl.policies.learned import LearnedPolicy
 from radar_rl.policies.observation import ObservationSpec
+from radar_rl.policies.protocol import MemorylessPolicy
 from radar_rl.progress import track
 
 
@@ -106,15 +106,19 @@ def fit_stopping(data: TrainingData, settings: Mapping[str, Any], training: Trai
         ConfigError: the data are not a trace, or training diverged (a loss is not finite; names it).
     """
     name = settings["name"]
-    if not isinstance(data, TraceData):
-        raise ConfigError(
-            f"algo={name} learns from what every stopping depth would bring: it needs traces=, not rollouts="
-        )
+    trace_data, rows = every_state(data, name)
     torch.manual_seed(training.seed)
     rng = np.random.default_rng(training.seed)
-    progress = Progress(name, data, training)
-    outcomes, levels = data.outcomes, data.outcomes.max_depth - 1
-    rows = np.flatnonzero(~outcomes.trace.censored)
+    outcomes, levels = trace_data.outcomes, trace_data.outcomes.max_depth - 1
+    depths: NDArray[np.integer] = np.full(len(outcomes.trace), trace_data.static.static.depth)
+
+    def replay(policy: MemorylessPolicy) -> Walk:
+        nonlocal depths
+        depths = policy_depths(outcomes, policy)
+        return walk(outcomes, depths, policy.pays_decisions)
+
+    progress = Progress(name, data, training, replay)
+    returns = torch.from_numpy(stopping_returns(outcomes, trace_data.priced(progress.rate), trace_data.episode, depths))
     some = rng.choice(rows, size=SAMPLED)
     encoder = encoder_factory(data.source.observe(some, rng.integers(1, levels + 1, size=SAMPLED)), settings["hidden"])
     network = StoppingNetwork(encoder.create((data.source.size,)), settings["hidden"][-1])
@@ -123,15 +127,6 @@ def fit_stopping(data: TrainingData, settings: Mapping[str, Any], training: Trai
     )
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, EPOCHS * training.per_epoch)
     rounds = max(1, training.batch_size // levels)
-    depths: NDArray[np.integer] = np.full(len(outcomes.trace), data.rules.static.depth)
-    returns = torch.from_numpy(stopping_returns(outcomes, data.priced(progress.rate), data.episode, depths))
-
-    def trained() -> Trained:
-        nonlocal depths
-        policy = network.policy(data.spec, name)
-        depths = policy_depths(outcomes, policy)
-        return policy, walk(outcomes, depths, policy.pays_decisions)
-
     with one_thread():
         for epoch in track(range(1, EPOCHS + 1), total=EPOCHS, label=f"training {name}"):
             total = 0.0
@@ -146,7 +141,9 @@ def fit_stopping(data: TrainingData, settings: Mapping[str, Any], training: Trai
                 optimiser.step()
                 schedule.step()
                 total += loss.item()
-            progress.add(epoch, {"loss": total / training.per_epoch}, trained)
+            progress.add(epoch, {"loss": total / training.per_epoch}, lambda: network.policy(data.spec, name))
             if epoch < EPOCHS:
-                returns = torch.from_numpy(stopping_returns(outcomes, data.priced(progress.rate), data.episode, depths))
+                returns = torch.from_numpy(
+                    stopping_returns(outcomes, trace_data.priced(progress.rate), trace_data.episode, depths)
+                )
     return Fitted(progress.policy, network, progress.curve, progress.rate, len(rows) * levels)

@@ -9,6 +9,7 @@ from typing import Any
 from radar_rl.errors import ConfigError, TraceError
 from radar_rl.offline.algorithms import ALGORITHMS, fit_policy, settings_of
 from radar_rl.offline.behaviour import Behaviour, decide
+from radar_rl.offline.coverage import actions_taken, check_actions
 from radar_rl.offline.data import TraceData
 from radar_rl.offline.fit import Fitted, Training
 from radar_rl.offline.from_rollouts import RolloutData
@@ -66,7 +67,7 @@ def train(
         out: the run folder.
         traces: folder of a collected trace …
         rollouts: … or of logged rollouts; one of the two.
-        algo: ``name`` (cql, iql or bc) and its settings.
+        algo: ``name`` (one of ``ALGORITHMS``) and its settings.
         behaviour: who acts in the data made from a trace; None takes what suits the algorithm.
         episode: ``sequence`` or ``round``.
         reward: ``kind`` and its parameters; a throughput reward without a rate finds λ by walks over the trace.
@@ -121,6 +122,8 @@ def train(
         if tuple(observation) != DEFAULT_FEATURES or newest is not None:
             raise ConfigError("observation= and newest= are for traces; rollouts hold what their own policy saw")
         prepared = _from_rollouts(str(rollouts), hardware, folder, model, priced, episode, held_out, share)
+    data = prepared.data
+    check_actions(actions_taken(data.decisions, data.spec.max_depth), settings["name"], prepared.behaviour)
 
     arguments = {
         "traces": traces,
@@ -200,8 +203,7 @@ def _from_trace(
     outcomes = Outcomes.of(training, hardware)
     data = TraceData.of(outcomes, decide(behaviour, outcomes, seed), reward, episode, observation, newest)
     rules = {
-        "best_static_depth": data.rules.static.depth,
-        "best_threshold": data.rules.threshold.threshold,
+        "best_static_depth": data.static.static.depth,
         "best_static_tokens_per_second": data.first_rate,
         "positions": len(training),
     }
@@ -239,12 +241,7 @@ def _from_rollouts(
     origin = made.get("trace", made)
     settings = {key: origin[key] for key in TraceSettings.__dataclass_fields__ if key in origin}
     # A log shows one policy, so no rule can be tuned on it: the fallback is the full depth.
-    rules = {
-        "best_static_depth": spec.max_depth,
-        "best_threshold": None,
-        "best_static_tokens_per_second": None,
-        "positions": None,
-    }
+    rules = {"best_static_depth": spec.max_depth, "best_static_tokens_per_second": None, "positions": None}
     return Prepared(data, f"logged: {made['policy']}", profile, settings, made["tree_size"], rules)
 
 

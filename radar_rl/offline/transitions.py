@@ -41,7 +41,7 @@ class Transitions:
     def __len__(self) -> int:
         return len(self.row)
 
-    def take(self, index: NDArray[np.integer]) -> "Transitions":
+    def take(self, index: NDArray[np.integer] | slice) -> "Transitions":
         """Some of the transitions: [B] → B of them."""
         taken = {name: getattr(self, name)[index] for name in self.__dataclass_fields__ if name != "weight"}
         return Transitions(**taken, weight=None if self.weight is None else self.weight[index])

@@ -1,14 +1,56 @@
-"""Rules tuned on training texts: the best static depth and the best confidence threshold, by exact walks."""
+"""Rules tuned on training texts: of each kind the setting that is fastest there, by exact walks."""
 
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
 
 import numpy as np
+from numpy.typing import NDArray
 
-from radar_rl.offline.walk import Outcomes, Walk, walk_policy
-from radar_rl.policies.static import StaticDepth
-from radar_rl.policies.threshold import ConfidenceThreshold
+from radar_rl.errors import ConfigError
+from radar_rl.offline.walk import Outcomes, Walk, walk, walk_policy
+from radar_rl.policies import (
+    AcceptanceAverage,
+    AdaEdl,
+    ConfidenceThreshold,
+    Exp3Spec,
+    ExpectedGain,
+    JointConfidence,
+    MemorylessPolicy,
+    MinProbability,
+    PlusTwo,
+    Policy,
+    StaticDepth,
+    Svip,
+    TapOut,
+    UcbSpec,
+)
+from radar_rl.policies.levels import LevelRule, first_below
+
+log = logging.getLogger(__name__)
 
 THRESHOLDS = tuple(round(float(value), 3) for value in np.r_[0.005, 0.01, 0.02, 0.035, np.arange(0.05, 1.0, 0.05)])
+ROOT_ENTROPIES = tuple(round(float(value), 2) for value in np.arange(0.1, 3.25, 0.1))
+FIRST_LAMBDAS = tuple(round(float(value), 2) for value in np.arange(0.0, 0.95, 0.1))
+TARGETS = (0.9, 0.6, 0.3)
+RATES = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 3.0, 5.0)
+SCALES = (1.0, 0.3, 0.1, 0.03, 0.01, 0.0)
+LEARNING_SCALES = (1.0, 0.3, 3.0, 10.0, 30.0)
+
+
+@dataclass(frozen=True)
+class TunedStatic:
+    """The fastest static depth on the texts it was tuned on.
+
+    Attributes:
+        static: the rule.
+        walk: its walk over those texts; its throughput is the first λ.
+    """
+
+    static: StaticDepth
+    walk: Walk
 
 
 @dataclass(frozen=True)
@@ -17,20 +59,141 @@ class TunedRules:
 
     Attributes:
         static: the best static depth.
-        threshold: the best confidence threshold.
-        static_walk: the walk of ``static`` over those texts; its throughput is the first λ.
+        static_walk: its walk over those texts.
+        rules: the best of every other kind, in the order of ``RULES``; those whose features the trace lacks left out.
     """
 
     static: StaticDepth
-    threshold: ConfidenceThreshold
     static_walk: Walk
+    rules: tuple[Policy, ...]
 
 
-def tune_rules(outcomes: Outcomes) -> TunedRules:
-    """The static depth and the threshold with the highest tokens per second; of equally fast ones the first."""
+def tune_static(outcomes: Outcomes) -> TunedStatic:
+    """The static depth with the highest tokens per second; of equally fast ones the smallest."""
     statics = [StaticDepth(depth) for depth in range(1, outcomes.max_depth + 1)]
     walks = [walk_policy(outcomes, rule) for rule in statics]
     best = int(np.argmax([run.tokens_per_second for run in walks]))
-    thresholds = [ConfidenceThreshold(value) for value in THRESHOLDS]
-    fastest = int(np.argmax([walk_policy(outcomes, rule).tokens_per_second for rule in thresholds]))
-    return TunedRules(statics[best], thresholds[fastest], walks[best])
+    return TunedStatic(statics[best], walks[best])
+
+
+def tune_rules(outcomes: Outcomes, names: Sequence[str] | None = None) -> TunedRules:
+    """Of each kind of rule the setting with the highest tokens per second; of equally fast ones the first.
+
+    Args:
+        outcomes: of the training texts; the trace read with ``RULE_FEATURES`` as far as it was collected with them.
+        names: kinds of rules, of ``RULES``; None: all. Those whose features the trace was not read with are left out,
+            which a warning says.
+
+    Raises:
+        ConfigError: a name is unknown.
+    """
+    if unknown := set(names or ()) - set(RULES):
+        raise ConfigError(f"unknown rules {sorted(unknown)}; valid: {', '.join(RULES)}")
+    wanted = [name for name in RULES if names is None or name in names]
+    lacking = {name: set(RULE_FEATURES.get(name, ())) - set(outcomes.trace.features) for name in wanted}
+    if left_out := [name for name in wanted if lacking[name]]:
+        asked = ",".join(sorted(set().union(*lacking.values())))
+        log.warning(
+            "rules left out: %s; they look at features that the trace was not read with: collect with features=[%s]",
+            ", ".join(left_out),
+            asked,
+        )
+    tuning = _Tuning(outcomes)
+    rules = tuple(tuning.best(name) for name in wanted if not lacking[name])
+    return TunedRules(tuning.static.static, tuning.static.walk, rules)
+
+
+class _Tuning:
+    """Texts that rules are tuned on, and what was found so far."""
+
+    def __init__(self, outcomes: Outcomes) -> None:
+        self.outcomes = outcomes
+        self._found: dict[str, Policy] = {}
+
+    @cached_property
+    def static(self) -> TunedStatic:
+        return tune_static(self.outcomes)
+
+    @property
+    def rate(self) -> float:
+        """Tokens per second of the best static depth."""
+        return self.static.walk.tokens_per_second
+
+    @property
+    def depths(self) -> range:
+        return range(1, self.outcomes.max_depth + 1)
+
+    def best(self, name: str) -> Policy:
+        """The fastest of a kind's settings."""
+        if name not in self._found:
+            settings = RULES[name](self)
+            self._found[name] = settings[int(np.argmax(self._speeds(settings)))]
+        return self._found[name]
+
+    def at_hand(self) -> list[MemorylessPolicy]:
+        """The best of every memoryless kind whose features there are, static depth first."""
+        there = set(self.outcomes.trace.features)
+        found = [self.best(name) for name in MEMORYLESS if set(RULE_FEATURES.get(name, ())) <= there]
+        return [self.static.static, *(rule for rule in found if isinstance(rule, MemorylessPolicy))]
+
+    def _speeds(self, settings: Sequence[Policy]) -> list[float]:
+        """Tokens per second of each setting over the texts."""
+        first = settings[0]
+        if len(settings) == 1:  # nothing to compare
+            return [0.0]
+        if not isinstance(first, LevelRule):
+            return [walk_policy(self.outcomes, rule).tokens_per_second for rule in settings]
+        levels = self._levels(first)
+        stops = (first_below(levels, rule.bound) for rule in settings if isinstance(rule, LevelRule))
+        return [walk(self.outcomes, depths, first.pays_decisions).tokens_per_second for depths in stops]
+
+    def _levels(self, rule: LevelRule) -> NDArray[np.float32]:
+        """What a rule judges levels by, at every row: [N, max_depth] float32, the same for all its bounds."""
+        trace = self.outcomes.trace
+        levels = np.empty((len(trace), self.outcomes.max_depth), dtype=np.float32)
+        for piece in trace.pieces():
+            seen = {name: trace.features[name][piece] for name in rule.features}
+            levels[piece] = rule.levels(trace.confidences[piece], seen)
+        return levels
+
+
+def _gains(tuning: _Tuning) -> list[Policy]:
+    outcomes = tuning.outcomes
+    seconds = np.diff(outcomes.seconds) + outcomes.hardware.decide_seconds
+    return [ExpectedGain(rate * tuning.rate, tuple(seconds.tolist())) for rate in RATES]
+
+
+def _averages(tuning: _Tuning) -> list[Policy]:
+    depths = tuple(tuning.depths)
+    start = tuning.static.static.depth
+    return [
+        AcceptanceAverage(start, candidates, alpha, interval, warmup, up)
+        for candidates, alpha, (interval, warmup), up in product(
+            dict.fromkeys((depths[::2], depths)), (0.1, 0.2, 0.4), ((5, 10), (1, 0)), (0.0, -0.5, -1.0)
+        )
+    ]
+
+
+def _ucbs(tuning: _Tuning) -> list[Policy]:
+    depths, seconds = len(tuning.depths), tuple(tuning.outcomes.seconds.tolist())
+    return [UcbSpec(depths, scale=scale, seconds=reward) for reward, scale in product(((), seconds), SCALES)]
+
+
+RULES: dict[str, Callable[[_Tuning], Sequence[Policy]]] = {
+    "threshold": lambda tuning: [ConfidenceThreshold(value) for value in THRESHOLDS],
+    "joint": lambda tuning: [JointConfidence(value) for value in THRESHOLDS],
+    "p-min": lambda tuning: [MinProbability(value) for value in THRESHOLDS],
+    "svip": lambda tuning: [Svip(value) for value in ROOT_ENTROPIES],
+    "adaedl": lambda tuning: [
+        AdaEdl(value, target=target, max_depth=len(tuning.depths)) for target, value in product(TARGETS, FIRST_LAMBDAS)
+    ],
+    "gain": _gains,
+    "plus-two": lambda tuning: [PlusTwo(start, len(tuning.depths)) for start in tuning.depths],
+    "ema": _averages,
+    "ucbspec": _ucbs,
+    "exp3spec": lambda tuning: [Exp3Spec(len(tuning.depths), scale) for scale in LEARNING_SCALES],
+    "tapout": lambda tuning: [TapOut(tuple(tuning.at_hand()), len(tuning.depths))],
+}
+MEMORYLESS = ("threshold", "joint", "p-min", "svip", "gain")
+RULE_FEATURES = {"p-min": ("log_probs",), "svip": ("entropy",), "adaedl": ("entropy",)}
+"""Feature columns that a rule looks at, by its name; the others look at none."""

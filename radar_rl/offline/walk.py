@@ -4,9 +4,11 @@ A run of any policy over a text is a walk over rows of the table: the round at r
 the trace says, and the next round starts that many rows on. All sequences walk in step, so the loop is over rounds.
 """
 
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +16,7 @@ from numpy.typing import NDArray
 from radar_rl.errors import TraceError
 from radar_rl.policies.oracle import oracle_depths
 from radar_rl.policies.protocol import STOP, MemorylessPolicy, Policy
+from radar_rl.policies.switching import SwitchingPolicy
 from radar_rl.rollouts.trace import Trace
 from radar_rl.speculative.hardware import HardwareProfile, tree_nodes
 from radar_rl.speculative.reading import features_after
@@ -160,11 +163,16 @@ def walk(outcomes: Outcomes, depths: NDArray[np.integer], pays_decisions: bool) 
 def policy_depths(outcomes: Outcomes, policy: Policy) -> NDArray[np.int8]:
     """The depth at which a policy stops at every row it comes to: [N] int8 in 1 … L.
 
-    A policy without memory is asked about many rows at once. Any other is led through the texts in order, round by
-    round; rows that it never comes to hold L.
+    A policy without memory is asked about many rows at once; one that switches between such is led through all texts
+    in step. Any other is led through the texts in order, round by round. Rows that a policy with memory never comes to
+    hold L.
     """
     trace = outcomes.trace
     depths = np.full(len(trace), outcomes.max_depth, dtype=np.int8)
+    if isinstance(policy, SwitchingPolicy):
+        trace.check_features(policy.features)
+        _switch(trace, copy.deepcopy(policy), depths)
+        return depths
     if isinstance(policy, MemorylessPolicy):
         trace.check_features(policy.features)
         for piece in trace.pieces():
@@ -180,6 +188,37 @@ def policy_depths(outcomes: Outcomes, policy: Policy) -> NDArray[np.int8]:
             policy.end_round(depth, int(trace.accepted[row, depth - 1]))
             row = int(trace.stop(np.array([row]), depth)[1][0])
     return depths
+
+
+def _switch(trace: Trace, policy: SwitchingPolicy, depths: NDArray[np.int8]) -> None:
+    """Write the depths at which a policy stops at the rows that it comes to: [N], changed in place."""
+    for piece in trace.pieces():
+        some = trace.rows_of(piece)
+        survey = policy.survey(some.confidences, {name: some.features[name] for name in policy.features})
+        first = some.first_row
+        beside = [first[i : i + 1] for i in range(len(first))] if policy.remembers else [first]
+        for rows in beside:
+            policy.open_texts([trace.sequences.sequence_id[text] for text in some.sequence[rows]])
+            _lead(some, policy, survey, rows, depths[piece])
+
+
+def _lead(
+    trace: Trace,
+    policy: SwitchingPolicy,
+    survey: NDArray[Any],
+    rows: NDArray[np.int64],
+    depths: NDArray[np.int8],
+) -> None:
+    """Lead a policy through the texts that begin at ``rows``, all in step."""
+    texts = np.arange(len(rows))
+    while len(rows):
+        choices = policy.choose(texts)
+        made = policy.depths(survey[rows], choices)
+        depths[rows] = made
+        policy.learn(texts, choices, made, trace.accepted[rows, made - 1].astype(np.int64))
+        following = trace.stop(rows, made)[1]
+        going = following >= 0
+        rows, texts = following[going], texts[going]
 
 
 def _live_depth(outcomes: Outcomes, policy: Policy, row: int) -> int:

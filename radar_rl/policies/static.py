@@ -15,7 +15,7 @@ class StaticDepth(MemorylessPolicy):
     """Always make ``depth`` draft calls (EAGLE-3's "depth 7" is 8 calls). Decides nothing, so pays for nothing."""
 
     depth: int = 8
-    pays_decisions: bool = False
+    pays_decisions = False
 
     def __post_init__(self) -> None:
         if self.depth < 1:

@@ -1,7 +1,8 @@
-"""Confidence threshold: stop when the draft is no longer sure of its best path.
+"""Confidence thresholds: stop when the draft is no longer sure enough of what it has drafted.
 
-The rule of transformers' assisted generation (``assistant_confidence_threshold``) and llama.cpp (``--draft-p-min``),
-carried over to trees: the quantity is the probability of the newest level's best node, cumulative from the root.
+Three quantities are in use. The best path's: the cumulative probability of the newest level's best node. The beam's:
+the sum over the newest beam, the probability that it holds the text (Dynamic Depth Decoding). The token's: the
+probability of the newest level's best node given its parent (transformers, llama.cpp).
 """
 
 from dataclasses import dataclass
@@ -10,29 +11,76 @@ import numpy as np
 from numpy.typing import NDArray
 
 from radar_rl.errors import ConfigError
-from radar_rl.policies.protocol import MemorylessPolicy, States
+from radar_rl.policies.levels import LevelRule
 from radar_rl.speculative.state import Confidences, FeatureValues
 
 
 @dataclass
-class ConfidenceThreshold(MemorylessPolicy):
-    """Continue while the newest level's best cumulative probability is at least ``threshold``."""
+class _ProbabilityThreshold(LevelRule):
+    """A threshold that is a probability."""
 
     threshold: float = 0.3
-    pays_decisions: bool = True
+
+    kind = ""
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.threshold <= 1.0:
-            raise ConfigError(f"confidence threshold: expected a probability in [0, 1], got {self.threshold}")
-        self.name = f"threshold-{self.threshold:g}"
+            raise ConfigError(f"{self.kind}: expected a probability in [0, 1], got {self.threshold}")
+        self.name = f"{self.kind}-{self.threshold:g}"
 
-    def continues(self, states: States) -> NDArray[np.bool_]:
-        """Whether exp(best cumulative log-probability of level ``depth``) ≥ threshold."""
-        best = states.confidences[np.arange(len(states)), states.depth - 1, 0].astype(np.float32)
-        return np.asarray(np.exp(best) >= self.threshold)
+    @property
+    def bound(self) -> float:
+        """The threshold."""
+        return self.threshold
 
-    def stop_depths(self, confidences: Confidences, features: FeatureValues | None = None) -> NDArray[np.int64]:
-        """The first depth at which the best node falls below the threshold, else ``max_depth``; all levels at once."""
-        stops = ~(np.exp(confidences[:, :, 0].astype(np.float32)) >= self.threshold)  # [N, max_depth]
-        stops[:, -1] = True
-        return np.asarray(stops.argmax(axis=1) + 1)
+
+@dataclass
+class ConfidenceThreshold(_ProbabilityThreshold):
+    """Continue while the newest level's best cumulative probability is at least ``threshold``.
+
+    The rule of transformers and llama.cpp (``MinProbability``) carried over to trees: a path is worth going on with
+    as long as all of it is likely.
+    """
+
+    kind = "threshold"
+
+    def levels(self, confidences: Confidences, features: FeatureValues) -> NDArray[np.float32]:
+        """exp(best cumulative log-probability): [N, max_depth] float32."""
+        return np.asarray(np.exp(confidences[:, :, 0].astype(np.float32)))
+
+
+@dataclass
+class JointConfidence(_ProbabilityThreshold):
+    """Continue while the newest beam's probabilities add up to at least ``threshold``.
+
+    Dynamic Depth Decoding (arXiv 2409.00142): H = log Σ exp(cumulative log-probabilities of the beam) against a
+    threshold, here exp(H), the probability by the draft's own belief that the beam holds the text. DDD looks at chosen
+    depths only, to save the look; here it is every depth.
+    """
+
+    kind = "joint"
+
+    def levels(self, confidences: Confidences, features: FeatureValues) -> NDArray[np.float32]:
+        """The beam's probability: [N, max_depth] float32."""
+        return beam_probability(confidences)
+
+
+@dataclass
+class MinProbability(_ProbabilityThreshold):
+    """Continue while the newest level's best node has at least the probability ``threshold`` given its parent.
+
+    llama.cpp's ``--draft-p-min`` and transformers' ``assistant_confidence_threshold`` (``ConfidenceCriteria``), which
+    draft a chain: of a tree, the chain is the best node of each level.
+    """
+
+    kind = "p-min"
+    features = ("log_probs",)
+
+    def levels(self, confidences: Confidences, features: FeatureValues) -> NDArray[np.float32]:
+        """The best node's own probability: [N, max_depth] float32."""
+        return np.asarray(np.exp(features["log_probs"][:, :, 0].astype(np.float32)))
+
+
+def beam_probability(confidences: Confidences) -> NDArray[np.float32]:
+    """The probability, by the draft's own belief, that each level's beam holds the text: [N, max_depth] float32."""
+    return np.asarray(np.exp(confidences.astype(np.float32)).sum(axis=2))

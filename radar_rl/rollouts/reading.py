@@ -71,9 +71,7 @@ def load_trace(
     columns = {name: np.empty((rows, *_shape(name, made_with)), FEATURES[name].dtype) for name in features}
     texts: list[Sequences] = []
     filled = count = 0
-    parts = trace_parts(
-        path, tree_size=tree_size, widen_first_level=widen_first_level, keep=keep, features=features
-    )
+    parts = trace_parts(path, tree_size=tree_size, widen_first_level=widen_first_level, keep=keep, features=features)
     for part in parts:
         here = slice(filled, filled + len(part))
         sequence[here], position[here] = part.sequence + count, part.position
@@ -146,9 +144,7 @@ def _check_features(place: str, names: Sequence[str], made_with: TraceSettings, 
 
 def _shape(name: str, made_with: TraceSettings) -> tuple[int, ...]:
     """Shape of a feature's value in one row."""
-    return FEATURES[name].shape(
-        max_depth=made_with.max_depth, top_k=made_with.top_k, feature_dim=made_with.feature_dim
-    )
+    return FEATURES[name].shape(max_depth=made_with.max_depth, top_k=made_with.top_k, feature_dim=made_with.feature_dim)
 
 
 def _feature(file: str, column: pa.ChunkedArray, name: str, made_with: TraceSettings) -> NDArray[Any]:
@@ -217,9 +213,7 @@ def _flat(column: pa.ChunkedArray) -> NDArray[Any]:
     return values
 
 
-def _part(
-    name: str, settings: TraceSettings, widen_first_level: bool, table: pa.Table, sequences: pa.Table
-) -> Trace:
+def _part(name: str, settings: TraceSettings, widen_first_level: bool, table: pa.Table, sequences: pa.Table) -> Trace:
     """One part as a trace, checked: the rows must be exactly the roots of its sequences, in order."""
     texts = Sequences(
         sequence_id=sequences["sequence_id"].to_pylist(),

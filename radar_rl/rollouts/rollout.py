@@ -1,6 +1,7 @@
 """``radar-rl rollout``: let one policy act on texts, live or replayed, and log every transition."""
 
 import hashlib
+import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -30,7 +31,7 @@ from radar_rl.rollouts.tasks import Prompt, Skipped, fitting, load_prompts
 from radar_rl.runtime.artifact import check_pair, read_config
 from radar_rl.runtime.decoder import features_of
 from radar_rl.runtime.models import pair_from_config
-from radar_rl.runtime.named import policy_from_string
+from radar_rl.runtime.named import place_of, policy_from_string
 from radar_rl.runtime.profiler import resolve_hardware
 from radar_rl.speculative.pair import Pair
 from radar_rl.speculative.sampling import Sampling
@@ -78,7 +79,8 @@ def rollout(
         env: ``live`` decodes with the pair, and logs measured seconds; ``replay`` walks over a trace, and logs those
             of the hardware profile. Rewards use the profile in both, so the rest of the rows is the same, but for the
             last float16 digit of an observation where two forwards of other shapes round differently.
-        policy: a rule (``static:D``, ``threshold:P``, ``random:P``) or a folder with a trained or exported policy.
+        policy: a rule (``static:D``, ``threshold:P``, …; ``radar_rl.runtime.kinds``), a folder with a trained or
+            exported policy, or a file of RADAR's weights (``sampled:PATH`` draws its stops, as published).
         model: target, draft, dtype and device.
         reward: kind and parameters; a rate of None is 1 / the profile's ``autoregressive_seconds``.
         traces: folder of the trace to replay.
@@ -112,6 +114,8 @@ def rollout(
     if env == "live" and samples > 1 and temperature == 0:
         raise ConfigError(f"samples={samples} with temperature=0 would make the same text again; set a temperature")
     decides = policy_from_string(policy, seed=seed)
+    if batch > 1 and getattr(decides, "remembers", False):
+        raise ConfigError(f"policy {policy} learns from text to text, one after the other: batch=1, got {batch}")
     looks = features_of(decides)
     shape: dict[str, Any] = {"max_depth": max_depth, "top_k": top_k, "tree_size": tree_size}
     Sampling(temperature, sample_top_k, sample_top_p)  # which says what is wrong with it, before anything is written
@@ -129,8 +133,8 @@ def rollout(
         texts, skipped = _decoded(pair, prompts, samples, subset, held_out, {**made_with, **looks})
         origin = {"target": pair.target_identity, "draft": pair.draft_identity} | made_with
     made_by = origin.get("trace", origin)
-    if Path(policy).is_dir():
-        check_pair(read_config(policy), made_by["target"], made_by["draft"], allow_other_pair)
+    if place_of(policy).is_dir():
+        check_pair(read_config(place_of(policy)), made_by["target"], made_by["draft"], allow_other_pair)
     seen = getattr(decides, "spec", None)
     if seen is not None and (seen.max_depth, seen.top_k) != (max_depth, top_k):
         raise ConfigError(
@@ -222,9 +226,14 @@ def _decoded(
 
 
 def _weights_digest(policy: str) -> str | None:
-    """Hash of a folder's policy, so that a policy trained anew is not taken for the old one; None for rules."""
-    weights = Path(policy) / "policy.safetensors"
-    return hashlib.sha256(weights.read_bytes()).hexdigest()[:16] if weights.is_file() else None
+    """Hash of a policy's weights, so that one made anew is not taken for the old one; None for a rule by its name."""
+    place = place_of(policy)
+    weights = place / "policy.safetensors" if place.is_dir() else place
+    if not weights.is_file():
+        return None
+    parameters = read_config(place)["parameters"] if place.is_dir() else None  # a rule's; a network has none
+    digest = hashlib.sha256(weights.read_bytes() + (json.dumps(parameters).encode() if parameters else b""))
+    return digest.hexdigest()[:16]
 
 
 def _chosen(prompt_ids: Sequence[str], subset: str, fraction: float) -> NDArray[np.bool_]:

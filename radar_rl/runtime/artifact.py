@@ -11,7 +11,9 @@ from safetensors.numpy import load, save
 
 from radar_rl import __version__
 from radar_rl.errors import ArtifactError, RadarError
-from radar_rl.policies import ConfidenceThreshold, LearnedPolicy, ObservationSpec, Policy, RandomStop, StaticDepth
+from radar_rl.policies import LearnedPolicy, ObservationSpec, Policy, RadarPolicy, SampledRadar
+from radar_rl.runtime.kinds import build_rule, describe_rule
+from radar_rl.runtime.published import load_published
 
 FORMAT_VERSION = 1
 METADATA = ("target", "draft", "hardware", "training", "evaluation", "best_static_depth")
@@ -90,12 +92,14 @@ def check_pair(about: Mapping[str, Any], target: str, draft: str, allow_other_pa
 
 
 def load_policy(folder: str | Path) -> Policy:
-    """The policy that ``save_policy`` wrote, strictly.
+    """The policy that ``save_policy`` wrote, strictly; of a file, RADAR's published weights (``load_published``).
 
     Raises:
         ArtifactError: a file is missing, damaged or changed, or the weights do not fit the observation.
     """
     folder = Path(folder)
+    if folder.is_file():
+        return load_published(folder)
     values = read_config(folder)
     try:
         weights = (folder / "policy.safetensors").read_bytes()
@@ -121,13 +125,11 @@ def _describe(policy: Policy) -> tuple[str, dict[str, Any], dict[str, Any]]:
         for i, (weight, bias) in enumerate(policy.layers):
             tensors |= {f"layers.{i}.weight": weight.T.copy(), f"layers.{i}.bias": bias}
         return "learned", {}, tensors
-    if isinstance(policy, StaticDepth):
-        return "static", {"depth": policy.depth}, {}
-    if isinstance(policy, ConfidenceThreshold):
-        return "threshold", {"threshold": policy.threshold}, {}
-    if isinstance(policy, RandomStop):
-        return "random", {"probability": policy.probability, "seed": policy.seed}, {}
-    raise ArtifactError(f"policy {policy.name}: {type(policy).__name__} has no exported form")
+    if isinstance(policy, RadarPolicy):
+        return "radar", {}, dict(policy.weights)
+    if isinstance(policy, SampledRadar):
+        return "radar-sampled", {"of": policy.policy.name, "seed": policy.seed}, dict(policy.policy.weights)
+    return *describe_rule(policy), {}
 
 
 def _build(values: dict[str, Any], tensors: dict[str, Any]) -> Policy:
@@ -139,11 +141,11 @@ def _build(values: dict[str, Any], tensors: dict[str, Any]) -> Policy:
         count = len(tensors) // 2
         layers = [(tensors[f"layers.{i}.weight"], tensors[f"layers.{i}.bias"]) for i in range(count)]
         return LearnedPolicy(values["name"], spec, layers)
-    rules = {"static": StaticDepth, "threshold": ConfidenceThreshold, "random": RandomStop}
-    if kind not in rules:
-        raise ArtifactError(f"unknown kind of policy {kind!r}; valid: learned, {', '.join(rules)}")
-    rule: Policy = rules[kind](**parameters)
-    return rule
+    if kind == "radar":
+        return RadarPolicy(values["name"], tensors)
+    if kind == "radar-sampled":
+        return SampledRadar(RadarPolicy(parameters["of"], tensors), parameters["seed"])
+    return build_rule(kind, parameters)
 
 
 def _replace(path: Path, content: bytes) -> None:

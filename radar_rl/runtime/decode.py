@@ -4,7 +4,6 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -16,7 +15,7 @@ from radar_rl.policies import Policy, StaticDepth
 from radar_rl.runtime.artifact import check_pair, read_config
 from radar_rl.runtime.decoder import SpeculativeDecoder, autoregressive
 from radar_rl.runtime.models import pair_from_config
-from radar_rl.runtime.named import policy_from_string
+from radar_rl.runtime.named import place_of, policy_from_string
 from radar_rl.speculative.pair import Pair
 from radar_rl.speculative.text import DraftSource, Options, Round
 
@@ -56,7 +55,8 @@ def decode(
     """Stream each prompt's text; print τ, draft calls and tokens/s beside autoregressive decoding of the same prompt.
 
     Args:
-        policy: ``static:DEPTH``, ``threshold:P``, ``random:P``, or a folder.
+        policy: a rule (``static:DEPTH``, ``threshold:P``, …; ``radar_rl.runtime.kinds``), a folder, or a file of
+            RADAR's weights.
         draft_source: who drafts, see ``SpeculativeBatch``.
         compare: also decode with the head and the best static depth that the policy's training found (otherwise the
             default depth).
@@ -69,7 +69,8 @@ def decode(
     if not prompts:
         raise InputError('no prompt; give one with --prompt "…"')
     chosen = policy_from_string(policy, seed)
-    about = read_config(policy) if Path(policy).is_dir() else {}
+    folder = place_of(policy)
+    about = read_config(folder) if folder.is_dir() else {}
     pair = pair_from_config(model)
     check_pair(about, pair.target_identity, pair.draft_identity, allow_other_pair)
     shape = {key: int(about.get(key) or value) for key, value in DEFAULTS.items()}

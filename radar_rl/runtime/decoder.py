@@ -10,6 +10,7 @@ import torch
 from radar_rl.errors import ArtifactError, ModelOutputError, check_whole
 from radar_rl.policies.observation import ObservationSpec
 from radar_rl.policies.protocol import CONTINUE, STOP, MemorylessPolicy, Policy, States
+from radar_rl.policies.switching import SwitchingPolicy
 from radar_rl.speculative.batch import SpeculativeBatch
 from radar_rl.speculative.graphs import rounded
 from radar_rl.speculative.pair import Pair
@@ -76,6 +77,9 @@ class SpeculativeDecoder:
                 f"policy {policy.name} observes max_depth {spec.max_depth} and top_k {spec.top_k}; "
                 f"this decoder drafts with {max_depth} and {top_k}"
             )
+        reads = getattr(policy, "top_k", top_k)  # a policy of RADAR's reads any number of levels
+        if reads != top_k:
+            raise ArtifactError(f"policy {policy.name} reads top_k {reads}; this decoder drafts with {top_k}")
         self.pair, self.policy, self.max_depth, self.top_k = pair, policy, max_depth, top_k
         self.tree_size, self.widen_first_level, self.draft_source = tree_size, widen_first_level, draft_source
         # Where n-grams draft alone the policy is never asked.
@@ -181,9 +185,11 @@ class SpeculativeDecoder:
 def features_of(policy: Policy) -> DraftOptions:
     """What texts are to be decoded with for a policy to see the features that it looks at."""
     spec = getattr(policy, "spec", None)
-    if not isinstance(spec, ObservationSpec) or not spec.columns:
-        return {}
-    return {"features": spec.columns, "feature_dim": spec.feature_dim, "feature_seed": spec.feature_seed}
+    if isinstance(spec, ObservationSpec) and spec.columns:
+        return {"features": spec.columns, "feature_dim": spec.feature_dim, "feature_seed": spec.feature_seed}
+    # A rule looks at columns that nothing projects.
+    features = policy.features if isinstance(policy, MemorylessPolicy | SwitchingPolicy) else ()
+    return {"features": features} if features else {}
 
 
 def decide(policies: Sequence[Policy], states: Sequence[DraftState]) -> list[int]:

@@ -14,7 +14,7 @@ from radar_rl import cli
 from radar_rl.benchmarks.ppo import Learner, bench_ppo
 from radar_rl.configs import load
 from radar_rl.errors import ConfigError, InputError, TraceError
-from radar_rl.offline.tuning import tune_rules
+from radar_rl.offline.tuning import tune_static
 from radar_rl.offline.walk import Outcomes, walk_policy
 from radar_rl.policies import RandomStop, States
 
@@ -42,7 +42,7 @@ def test_the_command_prints_curve_and_table_and_writes_the_figures(
 def test_the_greedy_policy_is_the_models_own_and_beats_chance() -> None:
     trace = make_trace(prompts=30, new_tokens=60, seed=4)
     outcomes = Outcomes.of(trace, HARDWARE)
-    learner = Learner(outcomes, tune_rules(outcomes).static_walk.tokens_per_second, num_envs=64, seed=0)
+    learner = Learner(outcomes, tune_static(outcomes).walk.tokens_per_second, num_envs=64, seed=0)
     learner.model.learn(2 * 16384)
     depth = np.random.default_rng(0).integers(1, 9, size=len(trace))
     observations = learner.envs.normalize_obs(learner.spec.build(trace.confidences, depth))

@@ -126,9 +126,7 @@ def test_an_episodes_text_is_the_targets_own(
             assert session.session.token_ids == expected  # type: ignore[attr-defined]
 
 
-def test_the_wall_clock_is_the_machines_own(
-    pair: Pair, prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_wall_clock_is_the_machines_own(pair: Pair, prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch) -> None:
     """Every pass seems to take a second: call 1 and verification are paid at the stop, others at their continue."""
     now = iter(range(10**6))
     monkeypatch.setattr("radar_rl.rollouts.live.clock", lambda pair: float(next(now)))

@@ -113,6 +113,15 @@ def test_what_nobody_measured_is_left_empty(trace: Trace) -> None:
     assert rows["speedup_autoregressive"].is_null().all()
 
 
+def test_without_the_default_depth_nothing_is_compared_with_it(trace: Trace) -> None:
+    outcomes = Outcomes.of(trace, HARDWARE)
+    rules = tune_rules(outcomes)
+    some = [entry for entry in contenders(outcomes, rules, []) if entry.name != "static-8"]
+    rows = comparison(outcomes, some, rules.static.name, resamples=10, seed=0)
+    assert rows["speedup_default"].is_null().all()
+    assert rows["speedup_static"].is_not_null().all()
+
+
 def test_few_prompts_have_figures_but_no_interval(trace: Trace) -> None:
     few = trace.select(pl.Series(trace.sequences.prompt_id).is_in(["p0", "p2", "p4"]).to_numpy())
     rows, _ = compared(few)

@@ -8,10 +8,11 @@ from typing import Any
 
 import polars as pl
 import pytest
-from synthetic_trace import HARDWARE, make_trace, with_features, write_collection
+from synthetic_trace import HARDWARE, MadeTrace, make_trace, with_features, write_collection
 
 from radar_rl.errors import ConfigError, InputError, TraceError
 from radar_rl.evaluation.evaluate import evaluate
+from radar_rl.offline.tuning import RULE_FEATURES, RULES
 from radar_rl.rollouts import Trace
 from radar_rl.rollouts.split import held_out
 from radar_rl.runtime.artifact import load_policy, read_config
@@ -41,7 +42,9 @@ def test_runs_rules_and_oracle_on_held_out_prompts_only(
     rows = evaluate(**evaluation(collection, hardware_file, tmp_path, runs=both, held_out=0.9))
     overall = [row for row in rows if row["task"] == "all"]
     assert [row["policy"] for row in overall][:8] == [f"static-{depth}" for depth in range(1, 9)]
-    assert [row["kind"] for row in overall][8:] == ["rule", "learned", "learned", "oracle"]
+    rules = [kind for kind in RULES if kind not in RULE_FEATURES]  # the trace was collected with no features
+    assert [row["kind"] for row in overall][8:] == ["rule"] * len(rules) + ["learned", "learned", "oracle"]
+    assert all(row["policy"].startswith(rule) for row, rule in zip(overall[8:], rules, strict=False))
     # The runs' own split counts, not held_out=.
     assert overall[0]["prompts"] == held_out(trace.sequences.prompt_id, 0.3).sum()
     written = pl.read_parquet(tmp_path / "evaluation.parquet")
@@ -62,6 +65,13 @@ def test_runs_rules_and_oracle_on_held_out_prompts_only(
 def test_without_runs_rules_and_oracle_are_shown(collection: Path, hardware_file: Path, tmp_path: Path) -> None:
     rows = evaluate(**evaluation(collection, hardware_file, tmp_path))
     assert {row["kind"] for row in rows} == {"static", "rule", "oracle"}
+
+
+def test_rules_look_at_the_features_that_the_trace_has(hardware_file: Path, trace: MadeTrace, tmp_path: Path) -> None:
+    collection = write_collection(tmp_path / "traces", with_features(trace))
+    rows = evaluate(**evaluation(collection, hardware_file, tmp_path / "out"))
+    names = [row["policy"].rpartition("-")[0] for row in rows if row["kind"] == "rule"]
+    assert {"p-min", "svip", "adaedl"} < set(names)
 
 
 def test_what_any_run_was_trained_on_is_left_out(

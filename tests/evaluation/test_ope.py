@@ -14,7 +14,7 @@ from radar_rl.evaluation.candidates import candidates
 from radar_rl.evaluation.ope import SCHEMA, ope
 from radar_rl.evaluation.ope_report import agreement_words, better_half, draw_ope, print_ope
 from radar_rl.offline.walk import Outcomes, walk_policy
-from radar_rl.policies import ConfidenceThreshold
+from radar_rl.policies import ConfidenceThreshold, RandomStop
 from radar_rl.rollouts import Trace
 from radar_rl.rollouts.split import held_out
 from radar_rl.runtime.artifact import save_policy
@@ -116,10 +116,12 @@ def test_the_better_half_is_looked_at_by_itself(tmp_path: Path, capsys) -> None:
     assert (tmp_path / "ope.png").is_file()
 
 
-def test_folders_of_policies_are_searched(runs: dict[str, Path], tmp_path: Path) -> None:
+def test_folders_of_policies_are_searched(runs: dict[str, Path], tmp_path: Path, caplog) -> None:
     made = {"target": "target@0", "draft": "draft@0", "max_depth": 8, "top_k": 10, "tree_size": 60}
     save_policy(tmp_path / "rules" / "mine", ConfidenceThreshold(0.3), made)
+    save_policy(tmp_path / "rules" / "chance", RandomStop(0.5), made)
     found = candidates([str(runs["cql"].parent), str(tmp_path / "rules"), "static:2"])
+    assert "left out chance, which remember rounds or draw by chance" in caplog.text
     assert len(found) == 5
     # Runs that share a name are called by their folders, and so is what stands beside them.
     assert [each.name for each in found] == ["bc", "bc-again", "cql", "mine", "static-2"]

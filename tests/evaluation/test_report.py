@@ -56,7 +56,7 @@ def test_it_fits_the_width_and_goes_from_fast_to_slow(trace: Trace) -> None:
     assert printed[:12] == fastest
     for task in rows["task"].unique():
         assert task == "all" or any(task in line.split() for line in lines)
-    assert [line.split()[0] for line in lines if line.split()[-1:] == ["123"]] == names[-1:]
+    assert [line.split()[0] for line in lines if line.split()[-1:] == ["123.4"]] == names[-1:]
     assert f"Trained for other seconds: {names[-1]} (another machine)." in " ".join(screen.getvalue().split())
     mean = rows.filter((pl.col("task") == "mean") & (pl.col("policy") == names[-1])).row(0, named=True)
     by_task = [line.split() for line in lines if line.split()[:1] == [names[-1]]][1]

@@ -49,10 +49,17 @@ def test_seeds_are_averaged_and_what_else_differs_is_a_matrix_of_its_own() -> No
     elsewhere = [row("d", machine, 2.0, "a third machine") for machine in MACHINES]
     alone = [row("e", machine, 1.5, MACHINES[0], algorithm="bc") for machine in MACHINES]
     (matrix,) = retargetings(table(*again, *elsewhere, *alone))
-    assert matrix.label == "cql, mean of 2 seeds"
+    assert matrix.label == "cql, mean over 2 seeds"
     np.testing.assert_allclose(matrix.gains, [[0.15, -0.15], [-0.10, 0.05]])
     both = [row("f", on, 1.0, for_, episode="round") for on in MACHINES for for_ in MACHINES]
     assert [matrix.label for matrix in retargetings(table(*both))] == ["cql · sequence", "cql · round"]
+
+
+def test_means_over_tasks_are_taken_where_there_are_any() -> None:
+    means = table().with_columns(task=pl.lit("mean"), speedup_static=pl.col("speedup_static") + 0.01)
+    (matrix,) = retargetings(pl.concat([table(), means]))
+    assert matrix.label == "cql, mean over tasks"
+    np.testing.assert_allclose(matrix.gains, [[0.11, -0.19], [-0.09, 0.06]])
 
 
 def test_runs_of_one_machine_have_no_matrix() -> None:

@@ -1,10 +1,12 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from synthetic_trace import HARDWARE, with_features, written_out
 
 from radar_rl.offline.backend import d3rlpy
 from radar_rl.offline.behaviour import decide
-from radar_rl.offline.buffer import TraceObservations, TransitionBuffer
+from radar_rl.offline.buffer import AHEAD, TraceObservations, TransitionBuffer
 from radar_rl.offline.transitions import TraceTransitions, Transitions
 from radar_rl.offline.walk import Outcomes
 from radar_rl.policies.observation import ObservationSpec
@@ -46,7 +48,7 @@ def test_both_states_of_a_batch_are_what_the_layout_builds(outcomes: Outcomes) -
     transitions = TraceTransitions.of(outcomes, decide("full", outcomes, 0), Reward(rate=300.0), "sequence")
     buffer = TransitionBuffer(TraceObservations(spec, trace.confidences, trace.features), transitions, seed=0)
     batch = buffer.sample_transition_batch(1024)
-    drawn = transitions.take(np.random.default_rng(0).integers(len(transitions), size=1024))
+    drawn = transitions.take(np.random.default_rng(0).integers(len(transitions), size=AHEAD * 1024)[:1024])
 
     def built(row: np.ndarray, depth: np.ndarray) -> np.ndarray:
         return spec.build(trace.confidences[row], depth, {name: x[row] for name, x in trace.features.items()})
@@ -65,6 +67,15 @@ def test_the_seed_decides_the_draws(source: TraceObservations, transitions: Tran
 
     np.testing.assert_array_equal(actions(1), actions(1))
     assert (actions(1) != actions(2)).any()
+
+
+def test_after_a_change_of_prices_no_old_transition_is_drawn(
+    source: TraceObservations, transitions: Transitions
+) -> None:
+    buffer = TransitionBuffer(source, transitions, seed=0)
+    buffer.sample_transition_batch(32)
+    buffer.replace(replace(transitions, reward=np.full(len(transitions), 7.0, dtype=np.float32)))
+    assert (buffer.sample_transition_batch(32).rewards == 7.0).all()
 
 
 def test_weights_decide_how_often_a_transition_is_drawn(source: TraceObservations, outcomes: Outcomes) -> None:

@@ -5,12 +5,15 @@ from synthetic_trace import HARDWARE, make_trace
 from radar_rl.errors import ConfigError
 from radar_rl.offline.algorithms import ALGORITHMS, fit_policy, settings_of
 from radar_rl.offline.behaviour import decide
+from radar_rl.offline.buffer import TransitionBuffer
 from radar_rl.offline.data import TraceData
 from radar_rl.offline.fit import EPOCHS, Fitted, Training
 from radar_rl.offline.qlearning import fit_qlearning
 from radar_rl.offline.walk import Outcomes, walk_policy
 from radar_rl.policies import States
 from radar_rl.rollouts.reward import Reward
+
+QLEARNING = [name for name, algorithm in ALGORITHMS.items() if algorithm.learner is fit_qlearning]  # others: own tests
 
 
 def fit(
@@ -27,9 +30,6 @@ def fit(
     return fit_policy(data, settings_of({"name": name, **settings}), training)
 
 
-QLEARNING = [name for name, algorithm in ALGORITHMS.items() if algorithm.learner is fit_qlearning]
-
-
 @pytest.mark.parametrize("name", QLEARNING)
 def test_the_exported_policy_is_the_trained_network(outcomes: Outcomes, name: str) -> None:
     fitted = fit(outcomes, name, steps=3 * EPOCHS)
@@ -39,7 +39,7 @@ def test_the_exported_policy_is_the_trained_network(outcomes: Outcomes, name: st
     observations = policy.spec.build(confidences, depth)
     states = States(confidences, depth)
     outputs = policy.outputs(states)
-    if name == "cql":
+    if name in ("cql", "ddqn"):
         values = [algorithm.predict_value(observations, np.full(len(depth), action)) for action in (0, 1)]
         np.testing.assert_allclose(outputs, np.stack(values, axis=1), atol=1e-5)
     clear = np.abs(outputs[:, 1] - outputs[:, 0]) > 1e-5
@@ -47,7 +47,31 @@ def test_the_exported_policy_is_the_trained_network(outcomes: Outcomes, name: st
     np.testing.assert_array_equal(policy.continues(states)[clear], algorithm.predict(observations)[clear])
 
 
-@pytest.mark.parametrize("name", list(ALGORITHMS))
+@pytest.mark.parametrize("flexibility", [0.1, 0.6, 0.95])
+def test_the_exported_bcq_leaves_out_the_actions_that_the_algorithm_does(
+    outcomes: Outcomes, flexibility: float
+) -> None:
+    # A clone's data have one action at most states, so the imitator has preferences, and the mask something to do.
+    data = TraceData.of(outcomes, decide("oracle", outcomes, 0), Reward(), "sequence")
+    settings = settings_of({"name": "bcq", "action_flexibility": flexibility, "learning_rate": 1e-2})
+    fitted = fit_policy(data, settings, Training(8 * EPOCHS, batch_size=128, seed=0))
+    policy, algorithm = fitted.policy, fitted.algorithm
+    confidences = np.repeat(outcomes.trace.confidences, 7, axis=0)
+    depth = np.tile(np.arange(1, 8), len(outcomes.trace))
+    states, observations = States(confidences, depth), policy.spec.build(confidences, depth)
+    outputs = policy.outputs(states)
+    clear = np.abs(outputs[:, 1] - outputs[:, 0]) > 1e-5
+    assert clear.mean() > 0.95
+    assert clear.sum() > 3000
+    predicted = algorithm.predict(observations)
+    np.testing.assert_array_equal(policy.continues(states)[clear], predicted[clear])
+    values = [algorithm.predict_value(observations, np.full(len(depth), action)) for action in (0, 1)]
+    overruled = (values[1] > values[0]) != predicted
+    assert overruled.mean() > 0.02  # by the mask: a network of the values alone would decide otherwise
+    assert (~overruled).mean() > 0.02
+
+
+@pytest.mark.parametrize("name", QLEARNING)
 def test_the_same_seed_gives_the_same_curve(outcomes: Outcomes, name: str) -> None:
     first, second = fit(outcomes, name, seed=3), fit(outcomes, name, seed=3)
     assert first.curve == second.curve
@@ -62,7 +86,7 @@ def test_with_rounds_as_episodes_the_rate_follows_the_policy(outcomes: Outcomes)
     assert len({row["rate"] for row in fixed.curve}) == 1
 
 
-@pytest.mark.parametrize("name", list(ALGORITHMS))
+@pytest.mark.parametrize("name", QLEARNING)
 def test_what_is_learned_beats_the_tuned_static_depth(name: str) -> None:
     outcomes = Outcomes.of(make_trace(prompts=150, new_tokens=60, seed=5), HARDWARE)
     fitted = fit(outcomes, name, steps=300, batch_size=512)
@@ -77,9 +101,33 @@ def test_divergence_is_stopped_and_named(outcomes: Outcomes) -> None:
         fit_policy(data, settings_of({"name": "iql"}), Training(EPOCHS, batch_size=16, seed=0))
 
 
+@pytest.mark.parametrize("name", [name for name in ALGORITHMS if ALGORITHMS[name].learner is fit_qlearning])
+def test_divergence_within_an_epoch_is_named_whatever_d3rlpy_makes_of_it(outcomes: Outcomes, name: str) -> None:
+    """Ten updates an epoch: d3rlpy's distributions raise on the first logits that are no numbers, in mid-epoch."""
+    with pytest.raises(ConfigError, match=rf"algo={name} diverged in epoch 1: .* not finite.*; lower algo"):
+        fit(outcomes, name, steps=10 * EPOCHS, learning_rate=1e30)
+
+
+def test_weights_that_go_in_an_epochs_last_update_are_noticed(outcomes: Outcomes) -> None:
+    """No loss shows them before the next epoch."""
+    with pytest.raises(ConfigError, match="algo=cql diverged in epoch 1: weights not finite"):
+        fit(outcomes, "cql", steps=EPOCHS, learning_rate=float("inf"))
+
+
+def test_an_error_that_is_no_divergence_stays_what_it_is(outcomes: Outcomes, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise KeyError("a bug")
+
+    monkeypatch.setattr(TransitionBuffer, "sample_transition_batch", broken)
+    with pytest.raises(KeyError, match="a bug"):
+        fit(outcomes, "cql")
+
+
 def test_settings_are_checked() -> None:
-    with pytest.raises(ConfigError, match="valid: cql, iql, bc"):
+    with pytest.raises(ConfigError, match="valid: cql, iql, bc, bcq, ddqn"):
         settings_of({"name": "sac"})
     with pytest.raises(ConfigError, match="expectil"):
         settings_of({"name": "iql", "expectil": 0.9})
+    with pytest.raises(ConfigError, match=r"action_flexibility: expected 0 < τ < 1, got 0"):
+        settings_of({"name": "bcq", "action_flexibility": 0})
     assert settings_of({"name": "bc", "beta": 0.1}) == {"name": "bc", **ALGORITHMS["bc"].defaults, "beta": 0.1}

@@ -5,6 +5,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from radar_rl import cli
 from radar_rl.errors import ConfigError, InputError, TraceError
 from radar_rl.offline.run import load_run
 from radar_rl.offline.train import train
@@ -109,6 +110,37 @@ def test_wandb_offline_needs_no_account(
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))
     train(**arguments(collection, hardware_file, tmp_path / "run", wandb="offline"))
     assert list((tmp_path / "run").glob("wandb/offline-run-*/*.wandb"))
+
+
+def test_in_a_sweep_one_that_diverges_is_named_and_the_others_are_trained(
+    collection: Path, hardware_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep = ["algo.learning_rate=1e30,1e-3", "algo=bc", "steps=60", "batch_size=32"]
+    where = [f"traces={collection}", f"hardware={hardware_file}", f"out={tmp_path}/${{algo.learning_rate}}"]
+    assert cli.main(["train", "-m", *sweep, *where, f"hydra.sweep.dir={tmp_path}/sweep"]) == 2
+    errors = capsys.readouterr().err
+    assert "radar-rl train: algo.learning_rate=1e+30: algo=bc diverged in epoch 1: " in errors
+    assert "1 of 2 jobs failed, the others are done" in errors
+    assert [folder.parent.name for folder in tmp_path.glob("*/run.json")] == ["0.001"]
+
+
+def test_an_action_never_taken_is_told(
+    collection: Path, hardware_file: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rollout(
+        out=str(tmp_path / "log"),
+        env="replay",
+        policy="static:3",
+        model={},
+        reward={"kind": "throughput"},
+        traces=str(collection),
+        tasks=[],
+        task={},
+        hardware=str(hardware_file),
+    )
+    changes = {"traces": None, "rollouts": str(tmp_path / "log"), "hardware": None}
+    train(**arguments(collection, hardware_file, tmp_path / "run", **changes, algo={"name": "cql"}))
+    assert "never takes stop after draft call 1, 2; algo=cql: its conservative term pushes" in caplog.text
 
 
 @pytest.mark.parametrize(

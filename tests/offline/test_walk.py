@@ -1,16 +1,30 @@
+import copy
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from synthetic_trace import HARDWARE, make_trace
+from synthetic_trace import HARDWARE, make_trace, with_features
 
 from radar_rl.errors import TraceError
 from radar_rl.offline.walk import Outcomes, policy_depths, walk, walk_oracle, walk_policy
-from radar_rl.policies.protocol import MemorylessPolicy
-from radar_rl.policies.static import StaticDepth
-from radar_rl.policies.threshold import ConfidenceThreshold
+from radar_rl.policies import (
+    AcceptanceAverage,
+    AdaEdl,
+    ConfidenceThreshold,
+    Exp3Spec,
+    JointConfidence,
+    MemorylessPolicy,
+    MinProbability,
+    PlusTwo,
+    StaticDepth,
+    Svip,
+    SwitchingPolicy,
+    TapOut,
+    UcbSpec,
+)
+from radar_rl.rollouts.trace import Trace
 
 
 class Remembering:
@@ -127,3 +141,43 @@ def test_nothing_to_replay_is_refused(outcomes: Outcomes) -> None:
     nothing = outcomes.trace.select(np.zeros(24, dtype=bool))
     with pytest.raises(TraceError, match="no rows"):
         Outcomes.of(nothing, HARDWARE)
+
+
+class Led:
+    """A policy of which nobody knows that it could be led through many texts at once."""
+
+    def __init__(self, policy: SwitchingPolicy) -> None:
+        self.policy, self.name, self.pays_decisions = policy, policy.name, policy.pays_decisions
+        self.begin_sequence, self.act, self.end_round = policy.begin_sequence, policy.act, policy.end_round
+
+
+RULES: list[SwitchingPolicy] = [
+    PlusTwo(3),
+    AcceptanceAverage(3, (1, 3, 5, 7), interval=1, warmup=2),
+    AdaEdl(0.2, gamma=0.02, step=0.5),
+    UcbSpec(scale=0.05),
+    UcbSpec(scale=0.02, seconds=tuple(np.linspace(1, 2, 8))),
+    Exp3Spec(scale=4.0, seed=2),
+    TapOut((StaticDepth(2), JointConfidence(0.3), MinProbability(0.01), Svip(3.5)), across=False),
+    TapOut((StaticDepth(2), JointConfidence(0.3), Svip(3.5))),
+]
+
+
+@pytest.mark.parametrize("policy", RULES, ids=lambda policy: f"{policy.name}-{policy.remembers}")
+@pytest.mark.parametrize("seed", [0, 1])
+def test_texts_led_side_by_side_are_texts_led_alone(
+    policy: SwitchingPolicy, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trace = with_features(make_trace(prompts=9, new_tokens=60, seed=seed), seed=seed)
+    outcomes = Outcomes.of(trace, HARDWARE)
+    monkeypatch.setattr(Trace.pieces, "__defaults__", (130,))  # several pieces
+    together = policy_depths(outcomes, policy)
+    alone = policy_depths(outcomes, Led(copy.deepcopy(policy)))
+    np.testing.assert_array_equal(together, alone)
+    assert len(np.unique(together)) > 1
+    np.testing.assert_array_equal(policy_depths(outcomes, policy), together)  # a walk leaves the policy as it came
+
+
+def test_a_switching_policy_needs_its_features(outcomes: Outcomes) -> None:
+    with pytest.raises(TraceError, match="entropy"):
+        policy_depths(outcomes, AdaEdl())

@@ -6,15 +6,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from radar_rl.errors import ArtifactError, ConfigError
+from radar_rl.errors import ArtifactError, ConfigError, InputError
 from radar_rl.policies import (
     CONTINUE,
     ConfidenceThreshold,
+    EntropyBound,
+    ExpectedGain,
+    JointConfidence,
     LearnedPolicy,
     MemorylessPolicy,
+    MinProbability,
     ObservationSpec,
     RandomStop,
     StaticDepth,
+    Svip,
 )
 from radar_rl.speculative.state import DraftState
 
@@ -31,25 +36,90 @@ def network(seed: int = 0) -> LearnedPolicy:
     return LearnedPolicy("random network", SPEC, layers)
 
 
-def depth_of_the_loop(policy: MemorylessPolicy, confidences: np.ndarray) -> int:
+def depth_of_the_loop(policy: MemorylessPolicy, confidences: np.ndarray, features: dict[str, np.ndarray]) -> int:
+    """As it is live: what comes after the newest call is not there yet."""
     depth = 1
-    while depth < 4 and policy.act(DraftState(0, depth, 4, confidences)) == CONTINUE:
+    while depth < 4:
+        seen = {name: np.where(np.arange(4) < depth, values.T, 0).T for name, values in features.items()}
+        drafted = np.where(np.arange(4)[:, None] < depth, confidences, -np.inf)
+        if policy.act(DraftState(0, depth, 4, drafted, features=seen)) != CONTINUE:
+            break
         depth += 1
     return depth
 
 
+RULES = [
+    StaticDepth(1),
+    StaticDepth(3),
+    StaticDepth(9),
+    ConfidenceThreshold(0.2),
+    JointConfidence(0.3),
+    MinProbability(0.4),
+    Svip(1.2),
+    EntropyBound(0.5),
+    ExpectedGain(300.0, (0.001, 0.001, 0.002)),
+    network(1),
+    network(2),
+]
+
+
 @given(
     arrays(np.float16, (6, 4, 3), elements=st.floats(-12, 0, width=16)),
-    st.sampled_from([StaticDepth(1), StaticDepth(3), StaticDepth(9), ConfidenceThreshold(0.2), network(1), network(2)]),
+    arrays(np.float16, (6, 4, 3), elements=st.floats(-12, 0, width=16)),
+    arrays(np.float16, (6, 4), elements=st.floats(0, 8, width=16)),
+    st.sampled_from(RULES),
 )
-def test_deciding_many_rows_is_deciding_each(confidences: np.ndarray, policy: MemorylessPolicy) -> None:
-    assert policy.stop_depths(confidences).tolist() == [depth_of_the_loop(policy, row) for row in confidences]
+def test_deciding_many_rows_is_deciding_each(
+    confidences: np.ndarray, log_probs: np.ndarray, entropy: np.ndarray, policy: MemorylessPolicy
+) -> None:
+    features = {"log_probs": log_probs, "entropy": entropy}
+    each = [
+        depth_of_the_loop(policy, row, {name: values[i] for name, values in features.items()})
+        for i, row in enumerate(confidences)
+    ]
+    assert policy.stop_depths(confidences, features).tolist() == each
 
 
 def test_the_threshold_looks_at_the_newest_levels_best_path() -> None:
     confidences = np.log(np.array([[[0.9, 0.1], [0.6, 0.3], [0.4, 0.1]]])).astype(np.float16)
     depths = [int(ConfidenceThreshold(t).stop_depths(confidences)[0]) for t in (0.95, 0.7, 0.5, 0.1)]
     assert depths == [1, 2, 3, 3]
+
+
+def test_joint_confidence_adds_the_beam_up() -> None:
+    confidences = np.log(np.array([[[0.5, 0.4], [0.3, 0.25], [0.2, 0.01]]])).astype(np.float16)
+    depths = [int(JointConfidence(t).stop_depths(confidences)[0]) for t in (0.95, 0.6, 0.5, 0.3)]
+    assert depths == [1, 2, 3, 3]
+
+
+def test_p_min_looks_at_the_newest_token_alone() -> None:
+    confidences = np.zeros((1, 3, 2), np.float16)
+    log_probs = np.log(np.array([[[0.6, 0.3], [0.9, 0.1], [0.2, 0.1]]])).astype(np.float16)
+    depths = [int(MinProbability(t).stop_depths(confidences, {"log_probs": log_probs})[0]) for t in (0.7, 0.5)]
+    assert depths == [1, 3]
+
+
+def test_entropy_rules_stop_where_the_newest_distribution_is_flat() -> None:
+    confidences, entropy = np.zeros((1, 3, 2), np.float16), np.array([[0.25, 4.0, 0.0]], np.float16)
+    # √H: 0.5, 2, 0
+    assert [int(Svip(h).stop_depths(confidences, {"entropy": entropy})[0]) for h in (0.4, 1.0, 2.0)] == [1, 2, 3]
+    # 1 − √(0.2 H): 0.78, 0.11, 1
+    bounds = [int(EntropyBound(t).stop_depths(confidences, {"entropy": entropy})[0]) for t in (0.8, 0.5, 0.1)]
+    assert bounds == [1, 2, 3]
+
+
+def test_expected_gain_sets_the_next_levels_mass_against_its_seconds() -> None:
+    masses = np.array([0.8, 0.6, 0.3, 0.3])
+    confidences = np.log(np.stack((masses * 0.75, masses * 0.25), axis=1))[None].astype(np.float16)
+    rule = ExpectedGain(100.0, (0.005, 0.004, 0.002))
+    # B min(1, B / before): 0.8 · 0.8, 0.6 · 0.75, 0.3 · 0.5, over the seconds
+    np.testing.assert_allclose(rule.levels(confidences, {})[0, :3], [128, 112.5, 75], rtol=2e-3)
+    depths = [int(ExpectedGain(rate, rule.seconds).stop_depths(confidences)[0]) for rate in (130, 120, 100, 70)]
+    assert depths == [1, 2, 3, 4]
+    free = ExpectedGain(1e6, (0.0, -0.001, 0.002))  # a call that costs nothing, or less, is always worth it
+    assert free.stop_depths(confidences)[0] == 3
+    with pytest.raises(InputError, match="what 3 draft calls cost"):
+        ExpectedGain(1.0, (0.1, 0.1)).stop_depths(confidences)
 
 
 def test_a_random_policy_draws_by_text_and_position_whatever_came_before() -> None:
@@ -71,7 +141,16 @@ def test_a_random_policy_draws_by_text_and_position_whatever_came_before() -> No
 
 
 def test_bad_parameters_are_refused() -> None:
-    for make in (lambda: StaticDepth(0), lambda: ConfidenceThreshold(1.5), lambda: RandomStop(-0.1)):
+    for make in (
+        lambda: StaticDepth(0),
+        lambda: ConfidenceThreshold(1.5),
+        lambda: RandomStop(-0.1),
+        lambda: JointConfidence(float("nan")),
+        lambda: MinProbability(-1),
+        lambda: Svip(-0.5),
+        lambda: ExpectedGain(0.0, (1.0,)),
+        lambda: ExpectedGain(1.0, (float("inf"),)),
+    ):
         with pytest.raises(ConfigError):
             make()
     with pytest.raises(ArtifactError, match="do not lead"):

@@ -77,7 +77,6 @@ def test_a_trace_has_the_features_of_live_decoding(pair: Pair, shipped_prompts: 
     assert calls == set(range(1, 9))
 
 
-
 def test_columns_have_the_registrys_shapes_and_types_and_come_back(
     pocket: Pair, shipped_prompts: list[str], tmp_path: Path
 ) -> None:

@@ -205,7 +205,13 @@ def test_a_policy_that_remembers_starts_again(
     assert alone["depth"].max() == 1
 
 
-@pytest.mark.parametrize("policy", ["static:3", "threshold:0.3", "random:0.7"])
+def test_a_policy_that_learns_from_text_to_text_takes_them_one_by_one(tmp_path: Path, collection: Path) -> None:
+    with pytest.raises(ConfigError, match="batch=1, got 2"):
+        replay(tmp_path / "out", collection, "tapout:static:2+joint:0.4", batch=2)
+    assert replay(tmp_path / "out", collection, "tapout:static:2+joint:0.4")["depth"].max() > 2
+
+
+@pytest.mark.parametrize("policy", ["static:3", "threshold:0.3", "random:0.7", "plus-two:2", "exp3spec:8,scale=3"])
 def test_texts_side_by_side_are_logged_as_they_are_alone(tmp_path: Path, collection: Path, policy: str) -> None:
     alone = replay(tmp_path / "alone", collection, policy)
     beside = replay(tmp_path / "beside", collection, policy, batch=4)
@@ -304,9 +310,7 @@ def learned(folder: Path) -> str:
 
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("policy", ["static:3", "threshold:0.3", "random:0.7", "learned"])
-def test_live_and_replay_log_the_same_rows(
-    collected: dict[str, Any], tmp_path: Path, policy: str, batch: int
-) -> None:
+def test_live_and_replay_log_the_same_rows(collected: dict[str, Any], tmp_path: Path, policy: str, batch: int) -> None:
     settings = {"policy": policy, "batch": batch} | collected
     if policy == "learned":
         settings["policy"] = learned(Path(collected["traces"]).parent)

@@ -19,9 +19,7 @@ from radar_rl.speculative.pair import stock_target
 def trace_of(pair: Pair, prompt: list[int], new: list[int], batch: int, size: int = 60, **shape: int) -> MadeTrace:
     ids = [*prompt, *new]
     depth, k = shape.get("max_depth", 8), shape.get("top_k", 10)
-    traced = trace_sequence(
-        pair, ids, len(prompt), max_depth=depth, top_k=k, tree_size=size, positions_per_batch=batch
-    )
+    traced = trace_sequence(pair, ids, len(prompt), max_depth=depth, top_k=k, tree_size=size, positions_per_batch=batch)
     rows = len(traced.confidences)
     positions = np.arange(len(prompt), len(ids) - 1, dtype=np.int32)
     return MadeTrace(

@@ -8,13 +8,24 @@ import pytest
 
 from radar_rl.errors import ArtifactError, ConfigError
 from radar_rl.policies import (
+    AcceptanceAverage,
+    AdaEdl,
     ConfidenceThreshold,
+    EntropyBound,
+    Exp3Spec,
+    ExpectedGain,
+    JointConfidence,
     LearnedPolicy,
+    MinProbability,
     ObservationSpec,
+    PlusTwo,
     Policy,
     RandomStop,
     States,
     StaticDepth,
+    Svip,
+    TapOut,
+    UcbSpec,
 )
 from radar_rl.runtime import load_policy, save_policy
 from radar_rl.runtime.artifact import read_config
@@ -30,7 +41,25 @@ def learned() -> LearnedPolicy:
     return LearnedPolicy("cql", SPEC, layers)
 
 
-@pytest.mark.parametrize("policy", [learned(), StaticDepth(3), ConfidenceThreshold(0.4), RandomStop(0.3, 7)])
+RULES = [
+    StaticDepth(3),
+    ConfidenceThreshold(0.4),
+    JointConfidence(0.6),
+    MinProbability(0.2),
+    Svip(1.5),
+    EntropyBound(0.4, 0.3),
+    ExpectedGain(123.4, (0.1, 0.2)),
+    AdaEdl(0.4, target=0.8),
+    PlusTwo(4, 6),
+    AcceptanceAverage(3, (1, 3), up=0.5),
+    UcbSpec(2, 0.2, 0.5, (0.1, 0.2)),
+    Exp3Spec(4, 2.0, 9),
+    TapOut((StaticDepth(2), Svip(0.5), ExpectedGain(9.0, (0.1,)))),
+    RandomStop(0.3, 7),
+]
+
+
+@pytest.mark.parametrize("policy", [learned(), *RULES], ids=lambda policy: policy.name)
 def test_every_kind_of_policy_comes_back_as_it_was(policy: Policy, tmp_path: Path) -> None:
     save_policy(tmp_path / "run", policy, {"target": "a@1", "best_static_depth": 4, "max_depth": 3})
     export(run=str(tmp_path / "run"), out=str(tmp_path / "out"))
@@ -38,6 +67,8 @@ def test_every_kind_of_policy_comes_back_as_it_was(policy: Policy, tmp_path: Pat
     assert type(again) is type(policy)
     assert again.name == policy.name
     assert read_config(tmp_path / "out")["target"] == "a@1"
+    if not isinstance(policy, LearnedPolicy):
+        assert again == policy  # every parameter
     if isinstance(policy, LearnedPolicy) and isinstance(again, LearnedPolicy):
         confidences = np.random.default_rng(1).normal(size=(9, 3, 2)).astype(np.float16)
         depth = np.full(9, 2)
@@ -92,3 +123,29 @@ def test_policies_by_name(tmp_path: Path) -> None:
     for text in ("static:many", "static:0", "threshold:2", "nothing/here"):
         with pytest.raises(ConfigError):
             policy_from_string(text)
+
+
+def test_names_give_further_parameters_by_key() -> None:
+    assert policy_from_string("adaedl:0.4,target=0.8") == AdaEdl(0.4, target=0.8)
+    assert policy_from_string("ema:3,candidates=1/3,up=0.5") == AcceptanceAverage(3, (1, 3), up=0.5)
+    assert policy_from_string("exp3spec:4,scale=2", seed=9) == Exp3Spec(4, 2.0, 9)
+    assert policy_from_string("exp3spec:4,seed=3", seed=9) == Exp3Spec(4, 1.0, 3)
+    rules = (StaticDepth(4), EntropyBound(0.4, 0.3))
+    assert policy_from_string("tapout:static:4+entropy-bound:0.4,gamma=0.3") == TapOut(rules)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("gain:300", "hardware profile"),
+        ("joint:0.5,depth=3", "unknown .'depth'.; joint has threshold"),
+        ("joint:0.5,3", "KEY=VALUE"),
+        ("tapout:static:4+plus-two:3", "memoryless"),
+        ("tapout:static:4+nothing:3", "unknown rule; expected static:DEPTH"),
+        ("ema:3,candidates=1/x", "invalid literal"),
+        ("nothing:3", "expected static:DEPTH.*the folder"),
+    ],
+)
+def test_names_that_say_nothing_are_told_what_is_wrong(text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        policy_from_string(text)

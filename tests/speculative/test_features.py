@@ -150,9 +150,7 @@ def test_a_beam_of_one_has_features_too(pocket: Pair, shipped_prompts: list[str]
 
 
 @torch.inference_mode()
-def test_trees_that_stopped_are_left_out(
-    pocket: Pair, shipped_prompts: list[str], grown: list[TreeGrowth]
-) -> None:
+def test_trees_that_stopped_are_left_out(pocket: Pair, shipped_prompts: list[str], grown: list[TreeGrowth]) -> None:
     prompts = [pocket.encode_prompt(prompt) for prompt in shipped_prompts[:3]]
     features = Features(pocket.head, PER_CALL, **SETTINGS)
     batch = SpeculativeBatch(pocket, prompts, max_new_tokens=8)
