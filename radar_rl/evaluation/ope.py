@@ -1,7 +1,7 @@
 """``radar-rl ope``: off-policy estimates of policies' values beside the exact ones, which a trace knows."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -175,7 +175,7 @@ def ope(
         max_depth=made.max_depth,
         top_k=made.top_k,
         tree_size=size,
-        made_by=vars(made),
+        made_by=asdict(made),
         allow_other_pair=allow_other_pair,
     )
     fraction = min((run.held_out for run in loaded if run.about["split"]), default=held_out)
