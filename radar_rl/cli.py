@@ -30,6 +30,7 @@ VERBS = {
     "train": "radar_rl.offline.train:train",
     "evaluate": "radar_rl.evaluation.evaluate:evaluate",
     "compare": "radar_rl.evaluation.compare_runs:compare",
+    "ope": "radar_rl.evaluation.ope:ope",
     "export": "radar_rl.runtime.export:export",
     "decode": "radar_rl.runtime.decode:decode",
     "convert": "radar_rl.runtime.convert:convert",

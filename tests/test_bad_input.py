@@ -51,6 +51,8 @@ def fails(capfd: pytest.CaptureFixture[str], *command: str) -> str:
             ["evaluate", f"traces={SAMPLE}", f"tune_traces={SAMPLE}", "hardware=gpu_fast", "out=y"],
             "of its prompts (arithmetic/",
         ),
+        (["ope", f"traces={SAMPLE}", "runs=[nowhere]", "out=y"], "no policy in nowhere"),
+        (["ope", f"traces={SAMPLE}", "runs=[static:4]", "fqe.steps=3", "out=y"], "fqe: expected steps"),
         (["rollout", "env=replay", f"traces={SAMPLE}", "policy=static:4", "top_k=7", "out=y"], "top_k=10"),
         (["decode", "--prompt", " "], "empty prompt"),
         (["decode"], "no prompt"),

@@ -20,6 +20,7 @@ SMALL = {
     "train": ["steps=20", "batch_size=64"],
     "evaluate": ["resamples=50"],
     "compare": ["resamples=20"],
+    "ope": ["fqe.steps=20", "fqe.batch_size=64"],
     "rollout": ["episodes=3"],
     "decode": ["max_new_tokens=12"],
     "bench round": ["max_new_tokens=12", "max_depth=2"],

@@ -7,6 +7,7 @@ from radar_rl.offline.hindsight import total
 from radar_rl.offline.transitions import Episode
 from radar_rl.offline.walk import Outcomes
 from radar_rl.rollouts.reward import Reward
+from radar_rl.rollouts.trace import Trace
 
 
 def stopping_returns(
@@ -39,3 +40,32 @@ def round_rewards(outcomes: Outcomes, reward: Reward) -> NDArray[np.float64]:
     """The sum of a round's rewards when it stops after call 1 … L: [N, L] float64."""
     going = np.append(0.0, reward.going(outcomes.hardware, outcomes.max_depth))
     return np.asarray(reward.stopping(outcomes.hardware, outcomes.nodes, outcomes.emitted) + np.cumsum(going))
+
+
+def start_rows(trace: Trace, episode: Episode) -> NDArray[np.int64]:
+    """Rows whose rounds begin an episode: the first of each text, or every row that is not censored; [S] int64."""
+    return trace.first_row if episode == "sequence" else np.flatnonzero(~trace.censored)
+
+
+def policy_values(
+    outcomes: Outcomes, reward: Reward, episode: Episode, depths: NDArray[np.integer]
+) -> NDArray[np.float64]:
+    """The value of a policy at the state after call 1 of each episode, exactly.
+
+    Every policy pays for its decisions here, those that decide nothing included, as rewards have it.
+
+    Args:
+        outcomes: what stopping brings.
+        reward: what an action earns.
+        episode: ``sequence`` or ``round``.
+        depths: [N] in 1 … L, where the policy stops.
+
+    Returns:
+        [S] float64, the return of the episodes that start at ``start_rows``.
+    """
+    values = np.empty(len(depths))
+    for piece, some in outcomes.pieces():
+        rows, chosen = np.arange(len(some.trace)), depths[piece] - 1
+        earned = round_rewards(some, reward)[rows, chosen]
+        values[piece] = total(earned, some.next_row[rows, chosen]) if episode == "sequence" else earned
+    return values[start_rows(outcomes.trace, episode)]

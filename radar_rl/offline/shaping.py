@@ -16,27 +16,39 @@ from radar_rl.offline.walk import Outcomes
 from radar_rl.rollouts.reward import Reward
 
 
-def potential(outcomes: Outcomes, reward: Reward, episode: Episode) -> NDArray[np.float32]:
+def potential(outcomes: Outcomes, reward: Reward, episode: Episode, worth: float | None = None) -> NDArray[np.float32]:
     """Φ of every decision state: the reward that the clairvoyant optimum has still to come.
 
     With texts as episodes the mean of Φ per token to come is taken off, so that it is near zero wherever a text stands:
     how long a text will be is hidden from a policy, and would come back as noise.
 
+    Args:
+        outcomes: what stopping brings.
+        reward: what an action earns.
+        episode: ``sequence`` or ``round``.
+        worth: that mean; None: of these outcomes.
+
     Returns:
         [N, max_depth - 1] float32.
     """
     phi = np.empty((len(outcomes.trace), outcomes.max_depth - 1), dtype=np.float32)
-    worth = 0.0
-    if episode == "sequence":
-        # A pass of its own: keeping the values in double precision until their mean is known would take twice Φ's room.
-        first = np.concatenate([_to_come(some, reward, episode)[:, 0] for _, some in outcomes.pieces()])
-        worth = first.sum() / sum(int(some.trace.remaining.sum()) for _, some in outcomes.pieces())
+    if worth is None:
+        worth = token_worth(outcomes, reward, episode)
     for piece, some in outcomes.pieces():
         values = _to_come(some, reward, episode)
         if episode == "sequence":
             values -= worth * some.trace.remaining[:, None]
         phi[piece] = values[:, :-1]
     return phi
+
+
+def token_worth(outcomes: Outcomes, reward: Reward, episode: Episode) -> float:
+    """Mean reward to the clairvoyant optimum of a token to come; 0 where episodes are rounds, which are all alike."""
+    if episode == "round":
+        return 0.0
+    # A pass of its own: keeping the values in double precision until their mean is known would take twice Φ's room.
+    first = np.concatenate([_to_come(some, reward, episode)[:, 0] for _, some in outcomes.pieces()])
+    return float(first.sum() / sum(int(some.trace.remaining.sum()) for _, some in outcomes.pieces()))
 
 
 def _to_come(outcomes: Outcomes, reward: Reward, episode: Episode) -> NDArray[np.float64]:
