@@ -158,9 +158,10 @@ class Exp3Spec(SwitchingPolicy):
 class TapOut(SwitchingPolicy):
     """TapOut (arXiv 2511.02017): UCB1 over stop rules, an arm for a whole round, learning on from text to text.
 
-    UCB1 (Auer, Cesa-Bianchi and Fischer, 2002): each arm once, then the highest mean + √(2 log t / n). The reward is
-    the paper's blend of how much and how surely was accepted, ``blend`` · accepted / L + (1 − ``blend``) · accepted /
-    draft calls, both in [0, 1]; it sees draft calls as a share, not as seconds. The paper's arms are rules with fixed
+    UCB1 (Auer, Cesa-Bianchi and Fischer, 2002): each arm once, then the highest mean + √(2 log t / n). The reward
+    blends how much and how surely was accepted, as descriptions of the paper have it (its own text was not at hand, so
+    the blend's form is to be checked): ``blend`` · accepted / L + (1 − ``blend``) · accepted / draft calls, both in
+    [0, 1]; it sees draft calls as a share, not as seconds. The paper's arms are rules with fixed
     thresholds; here they are any memoryless rules, such as tuned ones.
 
     Args:
