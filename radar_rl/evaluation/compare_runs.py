@@ -15,7 +15,7 @@ from radar_rl.evaluation.evaluate import evaluate
 from radar_rl.evaluation.groups import Group, grouped, spread
 from radar_rl.evaluation.report import WIDTH
 from radar_rl.evaluation.runs_picture import draw_runs
-from radar_rl.offline.results import SCHEMA, result_row, run_folders, write_table
+from radar_rl.offline.results import SCHEMA, result_row, runs_in, write_table
 
 PICTURE_FILE = "compare.png"
 TRAINING = "the training prompts"
@@ -62,7 +62,9 @@ def compare(
     """
     if traces is None and hardware is not None:
         raise ConfigError("hardware= is for a replay: give traces=DIR too, or leave it out")
-    folders = _folders(runs)
+    folders = runs_in(runs)
+    if not folders:
+        raise InputError("runs: expected folders of trained runs, or of sweeps: runs=[DIR,…]")
     results = [result_row(path, path.as_posix()) for path in folders]
     profiles = list(hardware) if isinstance(hardware, Sequence) and not isinstance(hardware, str) else [hardware]
     measured = [_trained(row) for row in results]
@@ -82,23 +84,6 @@ def compare(
     draw_runs(rows, folders, folder / PICTURE_FILE)
     print(f"compare: {len(folders)} runs → {folder / PICTURE_FILE}")
     return rows.to_dicts()
-
-
-def _folders(runs: Sequence[str]) -> list[Path]:
-    """The runs in the folders, each once.
-
-    Raises:
-        InputError: one of them holds none.
-    """
-    found: dict[Path, Path] = {}
-    for place in runs:
-        there = run_folders(place)
-        if not there:
-            raise InputError(f"{place}: no finished run; train some with: radar-rl train -m … out={place}")
-        found |= {path.resolve(): path for path in there if path.resolve() not in found}
-    if not found:
-        raise InputError("runs: expected folders of trained runs, or of sweeps: runs=[DIR,…]")
-    return list(found.values())
 
 
 def _trained(row: dict[str, Any]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from radar_rl.evaluation.report import print_comparison
 from radar_rl.evaluation.retarget import draw_retargeting, print_retargeting, retargetings
 from radar_rl.evaluation.statistics import MIN_PROMPTS
 from radar_rl.evaluation.trained import Trained, agreed_tree_size, check_fits, run_names, seen_features
+from radar_rl.offline.results import runs_in
 from radar_rl.offline.run import Run, load_run
 from radar_rl.offline.tuning import TunedRules, tune_rules
 from radar_rl.offline.walk import Outcomes
@@ -54,7 +55,7 @@ def evaluate(
     Args:
         out: the folder to write.
         traces: folder of a collected trace.
-        runs: folders of trained runs; none: rules and oracle only.
+        runs: folders of trained runs, or of several; none: rules and oracle only.
         hardware: FILE or NAME of a profile, or a list of them; None measures ``model`` on this machine and keeps it in
             ``out``.
         model: the pair to measure where ``hardware`` is None.
@@ -79,7 +80,7 @@ def evaluate(
     if seed < 0 or not 0.0 <= held_out <= 1.0:
         raise ConfigError(f"expected seed ≥ 0 and held_out in [0, 1], got {seed} and {held_out}")
     folder = Path(out)
-    loaded = [load_run(run) for run in runs]
+    loaded = [load_run(run) for run in runs_in(runs)]
     names = run_names(loaded)
     made, tuned_with = trace_settings(traces), trace_settings(tune_traces or traces)
     for run in loaded:

@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ SCHEMA = {
     "episode": pl.String,
     "reward": pl.String,
     "observation": pl.String,
+    "newest": pl.Int64,
+    "asks_from": pl.Int64,
     "share": pl.Float64,
     "validation": pl.Float64,
     "held_out": pl.Float64,
@@ -58,6 +60,21 @@ def run_folders(folder: str | Path) -> list[Path]:
     if not place.is_dir():
         raise InputError(f"{place}: no such folder; expected a run of radar-rl train, or the out= of a sweep")
     return sorted(path.parent for path in place.rglob(RUN_FILE))
+
+
+def runs_in(places: Sequence[str | Path]) -> list[Path]:
+    """The finished runs in some folders, each once, in the order of the folders.
+
+    Raises:
+        InputError: one of them is no folder, or holds none.
+    """
+    found: dict[Path, Path] = {}
+    for place in places:
+        there = run_folders(place)
+        if not there:
+            raise InputError(f"no finished run in {place}: train one with: radar-rl train out={place}")
+        found |= {path.resolve(): path for path in there if path.resolve() not in found}
+    return list(found.values())
 
 
 def result_row(folder: Path, shown: str) -> dict[str, Any]:

@@ -321,6 +321,7 @@ def _record(
         "tree_size": prepared.tree_size,
         "data_hash": data_digest(source),
         "transitions": fitted.examples,
+        "asks_from": fitted.policy.asks_from,
         "hardware": asdict(prepared.hardware),
         "rate": fitted.rate,
         "training_seconds": seconds,
