@@ -36,7 +36,7 @@ class LearnedPolicy(MemorylessPolicy):
             raise ArtifactError(f"policy network: layers {shapes} do not lead from {spec.size} numbers to 2 actions")
         if not all(np.isfinite(array).all() for layer in layers for array in layer):
             raise ArtifactError("policy network: weights are not finite")
-        self.name, self.spec, self.features = name, spec, spec.columns
+        self.name, self.spec, self.features = name, spec, spec.looks_at
         self.layers = [(np.ascontiguousarray(weight.T), bias) for weight, bias in layers]
 
     def outputs(self, states: States) -> NDArray[np.float32]:
