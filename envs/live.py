@@ -45,6 +45,7 @@ class DraftTreeEnv(DraftTreeBase):
     | ``ngram`` | 1 | tokens of the text's end that stand earlier in it too, at most 5 | |
     | ``hidden`` | ``max_depth × feature_dim`` | the head's hidden state at the best node, projected | 0 |
     | ``target`` | ``feature_dim`` | the target's features before the root, projected | |
+    | ``history`` | 4 | draft tokens accepted in the text's last rounds, newest first | −1 (rounds) |
 
     The default is ``("confidences", "depth")``: ``max_depth × top_k + 1`` numbers. All but the depth are rounded to
     float16, as a trace holds them. Logarithms are cut at −20 and their differences at 20; an ``ObservationSpec`` sets
@@ -149,7 +150,7 @@ class DraftTreeEnv(DraftTreeBase):
             sample_top_k=sample_top_k,
             sample_top_p=sample_top_p,
             seed=seed,
-            features=spec.columns,
+            features=spec.looks_at,
             feature_dim=spec.feature_dim,
             feature_seed=spec.feature_seed,
         )

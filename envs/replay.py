@@ -10,7 +10,7 @@ from radar_rl.policies.observation import DEFAULT_FEATURES, ObservationSpec
 from radar_rl.rollouts.reading import load_trace
 from radar_rl.rollouts.sessions import ReplayTexts
 from radar_rl.rollouts.trace import Trace
-from radar_rl.speculative.features import FEATURES
+from radar_rl.speculative.features import FEATURES, columns_of
 
 
 class DraftTreeReplayEnv(DraftTreeBase):
@@ -28,8 +28,8 @@ class DraftTreeReplayEnv(DraftTreeBase):
 
     ## Observation space
     ``Box`` float32: the features named by ``observation``, as ``Radar/DraftTree-v0`` lists them, ``("confidences",
-    "depth")`` by default. Further ones must have been collected with the trace (``radar-rl collect features=[…]``);
-    projections are the collected ones.
+    "depth")`` by default. Further ones must have been collected with the trace (``radar-rl collect features=[…]``),
+    but for ``history``, which the episode makes; projections are the collected ones.
 
     ## Rewards
     ``throughput`` (default), ``linear`` or ``radar``, as ``Radar/DraftTree-v0`` defines them; seconds come from a
@@ -109,7 +109,8 @@ def replayed(
     for name, value in {"max_depth": max_depth, "top_k": top_k, "tree_size": tree_size}.items():
         if value is not None:
             check_whole(name, value, None)
-    columns = [name for name in feature_names(observation) if name in FEATURES]
+    features = [name for name in feature_names(observation) if name in FEATURES]
+    columns = columns_of(features)
     if isinstance(traces, Trace):
         traces.check_features(columns)
     elif not isinstance(traces, str | Path | None):
@@ -119,7 +120,7 @@ def replayed(
     made = traces.settings
     if top_k is not None and top_k != made.top_k:
         raise TraceError(f"top_k: the trace was collected with {made.top_k}, got {top_k}; collect again")
-    texts = ReplayTexts(traces, max_depth=max_depth, tree_size=tree_size, features=columns)
+    texts = ReplayTexts(traces, max_depth=max_depth, tree_size=tree_size, features=features)
     projections = {"feature_dim": made.feature_dim, "feature_seed": made.feature_seed}
     spec = observation_spec(observation, max_depth=texts.max_depth, top_k=made.top_k, **projections)
     made.check_projections(spec, "the observation")

@@ -18,6 +18,7 @@ from radar_rl.errors import ConfigError, InputError, check_whole
 from radar_rl.policies.observation import DEFAULT_FEATURES
 from radar_rl.policies.protocol import CONTINUE, STOP
 from radar_rl.rollouts.trace import Trace
+from radar_rl.speculative.history import after_round, no_rounds
 
 Seeds = int | Sequence[int | None] | NDArray[np.integer] | None
 Rows = NDArray[np.int64]
@@ -95,6 +96,7 @@ class DraftTreeReplayVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64],
         per_call = {part.name for part in spec.parts if part.per_call}
         self._round_features = {name: features[name] for name in features if name not in per_call}
         self._call_features = {name: features[name] for name in features if name in per_call}
+        self._history = no_rounds(self.num_envs)  # of the texts, whether or not it is shown
         # [emitted, ℓ − 1] and [stops, ℓ − 1]: a stop emits a token at least, so none emitted is a continue.
         payments = self.problem.payments
         self._rewards = payments.stop_reward.copy()
@@ -192,6 +194,8 @@ class DraftTreeReplayVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64],
         self._seconds += seconds
 
         self._row = row + emitted
+        if self.texts.shows_history:
+            self._history[stops] = after_round(self._history[stops], accepted[stops])
         terminated = stops & (self._row >= self._end) if self.problem.episode == "sequence" else stops
         goes_on = stops & ~terminated  # with the text's next round
         # After the last round there is no tree to see: the one that was verified stays.
@@ -305,6 +309,7 @@ class DraftTreeReplayVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64],
             drawn = wanted[rows]
         text = self._opened[drawn]
         self._text[rows], self._row[rows], self._end[rows] = text, self.texts.starts[text], self.texts.starts[text + 1]
+        self._history[rows] = no_rounds()
 
     def _begin_next(self, rows: Rows) -> None:
         """Begin an episode where one has ended: with the text's next round, or with another text."""
@@ -319,6 +324,8 @@ class DraftTreeReplayVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64],
         spec, at, call = self.problem.spec, self._row[drafted], self._depth[drafted] - 1
         self._ready = False  # an error on the way leaves rows half written
         rounds = {name: values[self._row[begun]] for name, values in self._round_features.items()}
+        if self.texts.shows_history:
+            rounds["history"] = self._history[begun]
         spec.begin_rows(self._observations, begun, rounds)
         calls = {name: values[at, call] for name, values in self._call_features.items()}
         spec.add_calls(self._observations, drafted, call + 1, self.texts.trace.confidences[at, call], calls)

@@ -13,7 +13,7 @@ from radar_rl.rollouts.storage import Store
 from radar_rl.rollouts.tasks import Prompt
 from radar_rl.rollouts.trace import NO_RANK, Sequences, Trace, TraceSettings, accepted_tokens
 from radar_rl.rollouts.writing import Work, WrittenText
-from radar_rl.speculative.features import FEATURES
+from radar_rl.speculative.features import COLUMNS
 from radar_rl.speculative.hardware import HardwareProfile
 
 HARDWARE = HardwareProfile(
@@ -144,10 +144,10 @@ def with_features(trace: Kind, feature_dim: int = 3, seed: int = 1) -> Kind:
     """The trace with made-up columns of every feature, of the shapes, types and ranges that real ones have."""
     rng = np.random.default_rng(seed)
     made, columns = trace.settings, {}
-    for name, feature in FEATURES.items():
+    for name, feature in COLUMNS.items():
         shape = feature.shape(max_depth=made.max_depth, top_k=made.top_k, feature_dim=feature_dim)
         low, high = max(feature.low, -30.0), min(feature.high, 30.0)
         drawn = rng.uniform(low, high, size=(len(trace), *shape))
         columns[name] = drawn.astype(feature.dtype)
-    settings = replace(made, features=tuple(FEATURES), feature_dim=feature_dim)
+    settings = replace(made, features=tuple(COLUMNS), feature_dim=feature_dim)
     return replace(trace, settings=settings, features=columns)

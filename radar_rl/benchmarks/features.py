@@ -20,7 +20,7 @@ from radar_rl.runtime import autoregressive
 from radar_rl.runtime.models import pair_from_config
 from radar_rl.runtime.profiler import clock
 from radar_rl.speculative import NgramIndex, Pair
-from radar_rl.speculative.features import FEATURES, Features, checked_names, match_length
+from radar_rl.speculative.features import FEATURES, Features, check_columns, checked_names, match_length
 from radar_rl.speculative.heads import DraftCache
 from radar_rl.speculative.target import TargetCache
 from radar_rl.speculative.tree import LiveSlots, TreeGrowth
@@ -178,7 +178,7 @@ def bench_features(
     """
     if not messages or not features:
         raise ConfigError("messages, features: expected at least one of each")
-    checked_names(features, feature_dim)
+    check_columns(checked_names(features, feature_dim))
     check_whole("repeats", repeats, 1)
     check_whole("max_depth", max_depth, 2)  # later calls than the first are timed
     check_whole("max_new_tokens", max_new_tokens, 2)

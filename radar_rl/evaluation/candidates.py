@@ -113,9 +113,9 @@ def _saved(folder: Path) -> Run:
 
 
 def _memoryless(name: str, policy: Any) -> MemorylessPolicy:
-    if not isinstance(policy, MemorylessPolicy):
+    if not isinstance(policy, MemorylessPolicy) or "history" in policy.features:
         raise ConfigError(
-            f"runs: {name} remembers rounds, or draws by chance; fitted Q evaluation is for policies that are "
+            f"runs: {name} looks back at rounds, or draws by chance; fitted Q evaluation is for policies that are "
             "functions of the state: leave it out"
         )
     return policy

@@ -16,12 +16,12 @@ from radar_rl.evaluation.ope_report import draw_ope, print_ope
 from radar_rl.evaluation.trained import agreed_tree_size, check_fits
 from radar_rl.offline.behaviour import Behaviour, decide
 from radar_rl.offline.buffer import TraceObservations
-from radar_rl.offline.fqe import ChoiceShown, FittedValue, FQESettings, choices, depths_of, fit_value
+from radar_rl.offline.fqe import ChoiceShown, FittedValue, FQESettings, depths_of, fit_value
 from radar_rl.offline.returns import policy_values, start_rows
 from radar_rl.offline.shaping import potential, token_worth
 from radar_rl.offline.transitions import Episode, TraceTransitions, check_episode
 from radar_rl.offline.tuning import tune_static
-from radar_rl.offline.walk import Outcomes
+from radar_rl.offline.walk import Outcomes, choices
 from radar_rl.rollouts import load_trace, trace_settings
 from radar_rl.rollouts.reading import Keep
 from radar_rl.rollouts.reward import Reward

@@ -16,7 +16,7 @@ from radar_rl.offline.walk import Outcomes, policy_depths, walk
 from radar_rl.policies import LearnedPolicy, MemorylessPolicy
 from radar_rl.policies.observation import DEFAULT_FEATURES
 from radar_rl.rollouts.trace import TraceSettings
-from radar_rl.speculative.features import FEATURES
+from radar_rl.speculative.features import FEATURES, columns_of
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ def seen_features(runs: Sequence[Run]) -> list[str]:
 
 
 def _columns(run: Run) -> tuple[str, ...]:
-    return run.policy.features if isinstance(run.policy, MemorylessPolicy) else ()
+    return columns_of(run.policy.features) if isinstance(run.policy, MemorylessPolicy) else ()
 
 
 @dataclass(frozen=True)

@@ -32,14 +32,14 @@ class TraceObservations:
     Args:
         spec: the layout.
         confidences: [N, max_depth, top_k] float16.
-        features: by name, [N, …]; at least those of the layout.
+        features: by name, [N, …]; at least those that the layout looks at.
     """
 
     def __init__(
         self, spec: ObservationSpec, confidences: NDArray[np.float16], features: FeatureValues | None = None
     ) -> None:
         self.spec, self.confidences = spec, confidences
-        self.features = {name: (features or {})[name] for name in spec.columns}
+        self.features = {name: (features or {})[name] for name in spec.looks_at}
 
     @property
     def size(self) -> int:

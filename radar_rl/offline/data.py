@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from radar_rl.offline.behaviour import Decisions
 from radar_rl.offline.buffer import ObservationSource, TraceObservations
+from radar_rl.offline.history import history_along
 from radar_rl.offline.shaping import potential
 from radar_rl.offline.transitions import Episode, TraceTransitions, TransitionSource
 from radar_rl.offline.tuning import TunedStatic, tune_static
@@ -84,6 +85,8 @@ class TraceData:
         Raises:
             ConfigError: a feature is unknown, or there are not so many calls.
             TraceError: the trace was read without one.
+
+        Accepted history, where the ``observation`` has it, is that of the tuned static depth (``look_back``).
         """
         trace = outcomes.trace
         made = trace.settings
@@ -97,8 +100,19 @@ class TraceData:
             newest,
         )
         trace.check_features(spec.columns)
-        source = TraceObservations(spec, trace.confidences, trace.features)
-        return cls(outcomes, decisions, reward, episode, spec, source, tune_static(outcomes))
+        static, features = tune_static(outcomes), dict(trace.features)
+        if "history" in spec.features:
+            features["history"] = history_along(trace, np.full(len(trace), static.static.depth))
+        source = TraceObservations(spec, trace.confidences, features)
+        return cls(outcomes, decisions, reward, episode, spec, source, static)
+
+    def look_back(self, depths: NDArray[np.integer]) -> None:
+        """From now on observations show the accepted history of a walk that stops at ``depths`` [N], if they show any.
+
+        Data made from a trace begin with the history of the tuned static depth.
+        """
+        if "history" in self.spec.features:
+            self.source.features["history"] = history_along(self.outcomes.trace, depths)
 
     @property
     def first_rate(self) -> float:

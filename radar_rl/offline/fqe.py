@@ -20,9 +20,7 @@ from radar_rl.offline.encoder import encoder_factory
 from radar_rl.offline.fit import EPOCHS, one_thread
 from radar_rl.offline.qlearning import GAMMA, REWARD_SCALE
 from radar_rl.offline.transitions import TransitionSource
-from radar_rl.policies.protocol import MemorylessPolicy, States
 from radar_rl.progress import track
-from radar_rl.rollouts.trace import Trace
 
 # Observations whose statistics standardise the network's input.
 SAMPLED = 20_000
@@ -70,30 +68,6 @@ class FQESettings:
                 "fqe: expected batch_size, target_update_interval, n_critics and hidden sizes ≥ 1, got "
                 f"{', '.join(map(str, counts))}"
             )
-
-
-def choices(policy: MemorylessPolicy, trace: Trace) -> NDArray[np.bool_]:
-    """Whether a policy continues after call 1 … L − 1 of rounds that start at each row, had it come so far.
-
-    Args:
-        policy: the policy.
-        trace: N rows, read with the features that it looks at.
-
-    Returns:
-        [N, L − 1] bool.
-
-    Raises:
-        TraceError: the trace was read without a feature.
-    """
-    trace.check_features(policy.features)
-    table = np.empty((len(trace), trace.settings.max_depth - 1), dtype=np.bool_)
-    for piece in trace.pieces():
-        seen = {name: trace.features[name][piece] for name in policy.features}
-        confidences = trace.confidences[piece]
-        for depth in range(1, table.shape[1] + 1):
-            states = States(confidences, np.full(len(confidences), depth), seen)
-            table[piece, depth - 1] = policy.continues(states)
-    return table
 
 
 def depths_of(table: NDArray[np.bool_]) -> NDArray[np.int8]:

@@ -121,6 +121,7 @@ def fit_stopping(data: TrainingData, settings: Mapping[str, Any], training: Trai
     def replay(policy: MemorylessPolicy) -> Walk:
         nonlocal depths
         depths = policy_depths(outcomes, policy)
+        trace_data.look_back(depths)
         return walk(outcomes, depths, policy.pays_decisions)
 
     progress = Progress(name, data, training, replay)

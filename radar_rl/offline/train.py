@@ -28,7 +28,7 @@ from radar_rl.rollouts.split import learned_from
 from radar_rl.rollouts.trace import Trace, TraceSettings
 from radar_rl.runtime.artifact import save_policy
 from radar_rl.runtime.profiler import resolve_hardware
-from radar_rl.speculative.features import FEATURES
+from radar_rl.speculative.features import columns_of
 from radar_rl.speculative.hardware import HardwareProfile, tree_nodes
 
 
@@ -89,7 +89,7 @@ def train(
         wandb: disabled, offline or online.
         tree_size: nodes verified, at most the collected ones; None takes those.
         observation: names of the features that the policy sees; those beyond confidences and depth must have been
-            collected with the trace.
+            collected with the trace, but for history, which is that of the tuned static depth (``offline.history``).
         newest: of what has numbers for every draft call, the policy sees those of so many newest calls, the newest
             first; None: of all calls, each in its own place.
         asks_from: the draft call after which the policy decides first; None: where it is fastest on the training texts
@@ -250,7 +250,7 @@ def _training_texts(
         traces,
         tree_size=tree_size,
         keep=lambda texts: learned_from(texts.prompt_id, held_out, share, validation),
-        features=[name for name in observation if name in FEATURES],
+        features=columns_of(observation),
     )
     if not len(training):
         raise TraceError(

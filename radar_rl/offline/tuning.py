@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from radar_rl.errors import ConfigError
-from radar_rl.offline.walk import Outcomes, Walk, walk, walk_policy
+from radar_rl.offline.walk import Outcomes, Walk, choices, walk, walk_policy
 from radar_rl.policies import (
     AcceptanceAverage,
     AdaEdl,
@@ -23,7 +23,6 @@ from radar_rl.policies import (
     MinProbability,
     PlusTwo,
     Policy,
-    States,
     StaticDepth,
     Svip,
     TapOut,
@@ -115,17 +114,15 @@ def tune_first_decision(outcomes: Outcomes, policy: LearnedPolicy) -> LearnedPol
 
     The fewer decisions the less they cost; but what is decided too late costs draft calls.
     """
-    trace = outcomes.trace
-    stops = np.ones((len(trace), outcomes.max_depth), dtype=np.bool_)
-    for piece in trace.pieces():
-        seen = {name: trace.features[name][piece] for name in policy.features}
-        confidences = trace.confidences[piece]
-        for depth in range(1, outcomes.max_depth):
-            states = States(confidences, np.full(len(confidences), depth), seen)
-            stops[piece, depth - 1] = ~policy.continues(states)
+    calls = range(1, outcomes.max_depth)
+    if "history" in policy.features:  # where it stops depends on where it stopped before
+        speeds = [walk_policy(outcomes, policy.asking_from(call)).tokens_per_second for call in calls]
+        return policy.asking_from(int(np.argmax(speeds)) + 1)
+    stops = ~choices(policy.asking_from(1), outcomes.trace)
+    stops = np.pad(stops, ((0, 0), (0, 1)), constant_values=True)  # [N, L]
     speeds = [
-        walk(outcomes, stops[:, first:].argmax(axis=1) + 1 + first, policy.pays_decisions, first + 1).tokens_per_second
-        for first in range(outcomes.max_depth - 1)
+        walk(outcomes, stops[:, call - 1 :].argmax(axis=1) + call, policy.pays_decisions, call).tokens_per_second
+        for call in calls
     ]
     return policy.asking_from(int(np.argmax(speeds)) + 1)
 

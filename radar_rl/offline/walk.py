@@ -14,11 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from radar_rl.errors import TraceError
+from radar_rl.offline.history import history_along, roots
 from radar_rl.policies.oracle import oracle_depths
-from radar_rl.policies.protocol import STOP, MemorylessPolicy, Policy
+from radar_rl.policies.protocol import STOP, MemorylessPolicy, Policy, States
 from radar_rl.policies.switching import SwitchingPolicy
 from radar_rl.rollouts.trace import Trace
+from radar_rl.speculative.features import columns_of
 from radar_rl.speculative.hardware import HardwareProfile, tree_nodes
+from radar_rl.speculative.history import History, after_round, no_rounds
 from radar_rl.speculative.reading import features_after
 from radar_rl.speculative.state import DraftState
 
@@ -165,31 +168,83 @@ def walk(outcomes: Outcomes, depths: NDArray[np.integer], pays_decisions: bool, 
 def policy_depths(outcomes: Outcomes, policy: Policy) -> NDArray[np.int8]:
     """The depth at which a policy stops at every row it comes to: [N] int8 in 1 … L.
 
-    A policy without memory is asked about many rows at once; one that switches between such is led through all texts
-    in step. Any other is led through the texts in order, round by round. Rows that a policy with memory never comes to
-    hold L.
+    A policy without memory is asked about many rows at once; one that looks at the accepted history, or switches
+    between policies without memory, is led through all texts in step. Any other is led through the texts in order,
+    round by round. Rows that a policy with memory never comes to hold L; at those that a policy which looks at history
+    never comes to, it is asked with the history that ``history_along`` gives them.
     """
     trace = outcomes.trace
     depths = np.full(len(trace), outcomes.max_depth, dtype=np.int8)
-    if isinstance(policy, SwitchingPolicy):
+    if isinstance(policy, SwitchingPolicy) and "history" not in policy.features:
         trace.check_features(policy.features)
         _switch(trace, copy.deepcopy(policy), depths)
         return depths
     if isinstance(policy, MemorylessPolicy):
-        trace.check_features(policy.features)
+        trace.check_features(columns_of(policy.features))
         for piece in trace.pieces():
-            seen = {name: trace.features[name][piece] for name in policy.features}
-            depths[piece] = policy.stop_depths(trace.confidences[piece], seen)
+            some = trace.rows_of(piece)
+            if "history" in policy.features:
+                _look_back(some, policy, depths[piece])
+            else:
+                depths[piece] = _asked(some, policy, slice(None))
         return depths
     for first in trace.first_row:
-        row = int(first)
+        row, history = int(first), no_rounds()
         policy.begin_sequence(trace.sequences.sequence_id[trace.sequence[row]])
         while row >= 0:
-            depth = _live_depth(outcomes, policy, row)
-            depths[row] = depth
-            policy.end_round(depth, int(trace.accepted[row, depth - 1]))
+            depth = _live_depth(outcomes, policy, row, history)
+            depths[row], accepted = depth, int(trace.accepted[row, depth - 1])
+            policy.end_round(depth, accepted)
+            history = after_round(history, accepted)
             row = int(trace.stop(np.array([row]), depth)[1][0])
     return depths
+
+
+def choices(policy: MemorylessPolicy, trace: Trace) -> NDArray[np.bool_]:
+    """Whether a policy continues after call 1 … L − 1 of rounds that start at each row, had it come so far.
+
+    Args:
+        policy: the policy.
+        trace: N rows, read with the features that it looks at.
+
+    Returns:
+        [N, L − 1] bool.
+
+    Raises:
+        TraceError: the trace was read without a feature.
+    """
+    trace.check_features(policy.features)
+    table = np.empty((len(trace), trace.settings.max_depth - 1), dtype=np.bool_)
+    for piece in trace.pieces():
+        seen = {name: trace.features[name][piece] for name in policy.features}
+        confidences = trace.confidences[piece]
+        for depth in range(1, table.shape[1] + 1):
+            states = States(confidences, np.full(len(confidences), depth), seen)
+            table[piece, depth - 1] = depth < policy.asks_from or policy.continues(states)
+    return table
+
+
+def _asked(
+    trace: Trace, policy: MemorylessPolicy, rows: NDArray[np.int64] | slice, **walked: NDArray[Any]
+) -> NDArray[np.int64]:
+    """The depths at which a policy stops at some rows [B], with the columns that it looks at and what it is given."""
+    seen = {name: trace.features[name][rows] for name in columns_of(policy.features)}
+    return policy.stop_depths(trace.confidences[rows], seen | walked)
+
+
+def _look_back(trace: Trace, policy: MemorylessPolicy, depths: NDArray[np.int8]) -> None:
+    """Write the depths of a policy that looks at history: first of the rows that it comes to, then of the others."""
+    rows = trace.first_row
+    history = no_rounds(len(rows))
+    while len(rows):
+        made = _asked(trace, policy, rows, history=history)
+        depths[rows] = made
+        history = after_round(history, trace.accepted[rows, made - 1])
+        following = trace.stop(rows, made)[1]
+        going = following >= 0
+        rows, history = following[going], history[going]
+    others = np.flatnonzero(~roots(trace, depths))
+    depths[others] = _asked(trace, policy, others, history=history_along(trace, depths)[others])
 
 
 def _switch(trace: Trace, policy: SwitchingPolicy, depths: NDArray[np.int8]) -> None:
@@ -223,10 +278,10 @@ def _lead(
         rows, texts = following[going], texts[going]
 
 
-def _live_depth(outcomes: Outcomes, policy: Policy, row: int) -> int:
+def _live_depth(outcomes: Outcomes, policy: Policy, row: int, history: History) -> int:
     trace = outcomes.trace
     position, confidences = int(trace.position[row]), trace.confidences[row]
-    features = {name: values[row] for name, values in trace.features.items()}
+    features = {name: values[row] for name, values in trace.features.items()} | {"history": history}
     for depth in range(1, outcomes.max_depth):
         seen = features_after(depth, features)
         if policy.act(DraftState(position, depth, outcomes.max_depth, confidences, features=seen)) == STOP:

@@ -40,7 +40,7 @@ class LearnedPolicy(MemorylessPolicy):
             raise ArtifactError(f"policy network: layers {shapes} do not lead from {spec.size} numbers to 2 actions")
         if not all(np.isfinite(array).all() for layer in layers for array in layer):
             raise ArtifactError("policy network: weights are not finite")
-        self.name, self.spec, self.features, self.asks_from = name, spec, spec.columns, asks_from
+        self.name, self.spec, self.features, self.asks_from = name, spec, spec.looks_at, asks_from
         self.layers = [(np.ascontiguousarray(weight.T), bias) for weight, bias in layers]
 
     def asking_from(self, draft_call: int) -> "LearnedPolicy":

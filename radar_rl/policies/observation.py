@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from radar_rl.errors import ConfigError, InputError
 from radar_rl.policies.protocol import States
-from radar_rl.speculative.features import FEATURES, checked_names
+from radar_rl.speculative.features import FEATURES, checked_names, columns_of
 from radar_rl.speculative.state import DraftState
 
 DEFAULT_FEATURES = ("confidences", "depth")
@@ -59,7 +59,8 @@ class ObservationSpec:
         top_k: beam width.
         features: parts of the observation, in order. ``confidences``: the cumulative draft log-probabilities of
             levels 1…ℓ, sorted descending in a level, ``max_depth × top_k`` numbers. ``depth``: ℓ / max_depth. Further
-            ones are those of ``radar_rl.speculative.features.FEATURES``: what a trace was collected with.
+            ones are those of ``radar_rl.speculative.features.FEATURES``: what a trace was collected with, and what
+            depends on the walk.
         floor: log-probabilities below it are raised to it, differences of them cut at its negative; confidences of
             levels not drafted yet are filled with it, other features with 0.
         feature_dim, feature_seed: what ``hidden`` and ``target`` are projected to, and the seed of the projections; of
@@ -83,12 +84,17 @@ class ObservationSpec:
             raise ConfigError(f"max_depth and top_k must be positive, got {self.max_depth} and {self.top_k}")
         if self.newest is not None and not 1 <= self.newest <= self.max_depth:
             raise ConfigError(f"newest: expected 1 … max_depth ({self.max_depth}) calls, got {self.newest}")
-        checked_names(self.columns, self.feature_dim)
+        checked_names(self.looks_at, self.feature_dim)
+
+    @property
+    def looks_at(self) -> tuple[str, ...]:
+        """Names of the features that a state must have, beside the confidences."""
+        return tuple(name for name in self.features if name in FEATURES)
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Names of the features that a trace has columns for, beside the confidences."""
-        return tuple(name for name in self.features if name in FEATURES)
+        """Those that a trace must have columns for: all but what depends on the walk."""
+        return columns_of(self.features)
 
     @cached_property
     def parts(self) -> tuple[Part, ...]:
@@ -273,7 +279,7 @@ class ObservationSpec:
         if part.name not in features:
             raise InputError(
                 f"the observation has the feature {part.name!r}, which is not at hand "
-                f"(there are: {', '.join(features) or 'none'}); collect, or decode, with features=[{part.name}]"
+                f"(there are: {', '.join(features) or 'none'}); {_remedy(part.name)}"
             )
         values = features[part.name]
         if values.size != count * width:
@@ -282,7 +288,7 @@ class ObservationSpec:
 
     def observe(self, states: Sequence[DraftState]) -> NDArray[np.float32]:
         """Observations of states, as the decision loop has them: [N, size] float32. Raises as ``build`` does."""
-        seen = States.of(states, self.columns)
+        seen = States.of(states, self.looks_at)
         return self.build(seen.confidences, seen.depth, seen.features)
 
     def to_json(self) -> dict[str, Any]:
@@ -318,6 +324,13 @@ def _widen(values: NDArray[Any], into: NDArray[np.float32]) -> None:
         torch.from_numpy(into).copy_(torch.from_numpy(values))
     else:
         into[:] = values
+
+
+def _remedy(name: str) -> str:
+    """How to come by a feature that is not at hand."""
+    if FEATURES[name].walked:
+        return f"decode with features=[{name}], or let a walk or an environment fill it in"
+    return f"collect, or decode, with features=[{name}]"
 
 
 def check_names(features: Sequence[str]) -> None:

@@ -76,7 +76,7 @@ class MemorylessPolicy:
     """Base of policies whose decision is a function of what is seen alone: they also decide many rows at once.
 
     Attributes:
-        features: names of the features that they look at, beside the confidences.
+        features: names of the features that they look at, beside the confidences; not only columns of a trace.
     """
 
     name: str

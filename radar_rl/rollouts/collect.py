@@ -21,7 +21,7 @@ from radar_rl.rollouts.trace import NO_RANK, TraceSettings
 from radar_rl.rollouts.tracer import trace_sequence
 from radar_rl.rollouts.writing import TEXTS_PER_BATCH, Work, WrittenText, given_texts, write_texts
 from radar_rl.runtime.models import pair_from_config
-from radar_rl.speculative.features import FEATURES, checked_names
+from radar_rl.speculative.features import FEATURES, check_columns, checked_names
 from radar_rl.speculative.pair import Pair
 from radar_rl.speculative.sampling import Sampling
 
@@ -174,6 +174,7 @@ def collect(
         raise ConfigError(f"samples={samples} would make the same text again; set a temperature, and source=model")
     given = source == "texts"
     names = checked_names(features or (), feature_dim)
+    check_columns(names)
     projected = any(FEATURES[name].projected for name in names)
     prompts = load_prompts(tasks, path=task.get("path"), split=split, data_dir=data_dir, limit=limit, completions=given)
     pair = pair_from_config(model)

@@ -19,7 +19,7 @@ from radar_rl.errors import TraceError
 from radar_rl.rollouts.manifest import DataSet
 from radar_rl.rollouts.storage import METADATA_KEY
 from radar_rl.rollouts.trace import Sequences, Trace, TraceSettings, accepted_tokens
-from radar_rl.speculative.features import FEATURES
+from radar_rl.speculative.features import FEATURES, check_columns
 
 SEQUENCE_COLUMNS = ["sequence_id", "task", "prompt_id", "token_ids", "prompt_length"]
 TRACE_COLUMNS = ["sequence_id", "position", "confidences", "ranks", "censored"]
@@ -54,6 +54,7 @@ def load_trace(
     Raises:
         TraceError: the folder holds no trace, a file is truncated or altered, files were made with different settings,
             a setting is not the expected one, ``tree_size`` is out of range, or a feature was not collected.
+        ConfigError: a feature is one that no trace can hold.
     """
     found = _traces(path)
     made_with = _settings(found)
@@ -129,6 +130,7 @@ def trace_parts(
 
 def _check_features(place: str, names: Sequence[str], made_with: TraceSettings, read_for: TraceSettings) -> None:
     """Refuse features that a trace has no columns for, and those of another tree size."""
+    check_columns(names)
     missing = [name for name in names if name not in made_with.features]
     if missing:
         raise TraceError(

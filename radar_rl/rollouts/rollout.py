@@ -33,6 +33,7 @@ from radar_rl.runtime.decoder import features_of
 from radar_rl.runtime.models import pair_from_config
 from radar_rl.runtime.named import place_of, policy_from_string
 from radar_rl.runtime.profiler import resolve_hardware
+from radar_rl.speculative.features import columns_of
 from radar_rl.speculative.pair import Pair
 from radar_rl.speculative.sampling import Sampling
 
@@ -208,7 +209,7 @@ def _replayed(
     tree_size: int,
 ) -> tuple[ReplayTexts, dict[str, Any]]:
     """Texts of a trace, with the features that the policy looks at, and where they come from."""
-    trace = load_trace(traces, tree_size=tree_size, expect={"top_k": top_k}, features=features)
+    trace = load_trace(traces, tree_size=tree_size, expect={"top_k": top_k}, features=columns_of(features))
     trace = trace.select(_chosen(trace.sequences.prompt_id, subset, held_out))
     made_of = DataSet.read(traces, "traces").settings
     origin = {"trace": asdict(trace_settings(traces)), "works_digest": made_of.get("works_digest")}

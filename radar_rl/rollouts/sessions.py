@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from radar_rl.errors import TraceError, check_whole
 from radar_rl.rollouts.trace import Trace
 from radar_rl.rollouts.view import TreeView
-from radar_rl.speculative.features import FEATURES
+from radar_rl.speculative.features import FEATURES, columns_of
+from radar_rl.speculative.history import History, after_round, no_rounds
 from radar_rl.speculative.reading import features_after
 from radar_rl.speculative.state import DraftState, FeatureValues
 
@@ -130,6 +131,7 @@ class ReplaySession:
         self._texts = texts
         self._row, self._end = int(texts.starts[index]), int(texts.starts[index + 1])
         self._depth = 0
+        self._history = no_rounds()
         self._confidences = np.empty(0, dtype=np.float16)
         self._outcome: Outcome | None = None
 
@@ -151,7 +153,8 @@ class ReplaySession:
         self._confidences = self._confidences.copy()  # a state that somebody kept sees no call after its own
         self._confidences[self._depth] = trace.confidences[self._row, self._depth]
         self._depth += 1
-        features = partial(texts.features_at, self._row, self._depth) if texts.features else None
+        asked = texts.features or texts.shows_history
+        features = partial(texts.features_at, self._row, self._depth, self._history) if asked else None
         position = int(trace.position[self._row])
         return DraftState(position, self._depth, texts.max_depth, self._confidences, features=features)
 
@@ -160,6 +163,7 @@ class ReplaySession:
         accepted = int(self._texts.trace.accepted[self._row, self._depth - 1])
         emitted = min(accepted + 1, self._end - self._row)
         self._row += emitted
+        self._history = after_round(self._history, accepted)
         self._outcome = Outcome(accepted, emitted)
         return self._outcome
 
@@ -224,10 +228,12 @@ class ReplayTexts:
         max_depth: draft calls a round can make, at most the collected ones (the default): growing a tree does not
             depend on how much further it could grow.
         tree_size: nodes verified, which the trace must have been read for; None: whatever it was read for.
-        features: names of the features that states are to have, which the trace must have been read with.
+        features: names of the features that states are to have, which the trace must have been read with, but for
+            those that depend on the walk.
 
     Attributes:
         features: by name, [N, …] as the trace has them, for ``max_depth`` draft calls.
+        shows_history: whether states have the feature ``history`` besides.
 
     Raises:
         TraceError: the trace was collected with fewer draft calls than asked for, was read for another tree size or
@@ -256,13 +262,15 @@ class ReplayTexts:
         if len(trace) == 0:
             raise TraceError("the trace holds no rows: every text ended with its first token")
         trace.check_tree_size(tree_size)
-        trace.check_features(features)
+        columns = columns_of(features)
+        trace.check_features(columns)
         most = trace.accepted.max(axis=0)
         if (most > np.arange(1, len(most) + 1)).any():
             raise TraceError(f"accepted: expected at most a token a draft call, got {most.tolist()} after call 1, 2, …")
         calls = slice(self.max_depth)
-        cuts = {name: tuple(calls for axis in FEATURES[name].axes if axis == "max_depth") for name in features}
+        cuts = {name: tuple(calls for axis in FEATURES[name].axes if axis == "max_depth") for name in columns}
         self.features = {name: trace.features[name][(slice(None), *cut)] for name, cut in cuts.items()}
+        self.shows_history = "history" in features
         self.trace = trace
         self.starts = np.searchsorted(trace.sequence, np.arange(len(trace.sequences) + 1))
 
@@ -279,9 +287,10 @@ class ReplayTexts:
         texts = self.trace.sequences
         return f"{texts.prompt_length[index]}-{texts.length[index]}"
 
-    def features_at(self, row: int, depth: int) -> FeatureValues:
-        """The features of a state, by name; those of calls above ``depth`` are zero."""
-        return features_after(depth, {name: values[row] for name, values in self.features.items()})
+    def features_at(self, row: int, depth: int, history: History) -> FeatureValues:
+        """The features of a state with this history, by name; those of calls above ``depth`` are zero."""
+        found = {name: values[row] for name, values in self.features.items()}
+        return features_after(depth, found | ({"history": history} if self.shows_history else {}))
 
     def open(self, index: int) -> ReplaySession:
         """Begin a text."""

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from radar_rl.errors import InputError, ModelOutputError
 from radar_rl.rollouts.trace import NO_RANK
-from radar_rl.speculative.features import FEATURES, Features, match_length
+from radar_rl.speculative.features import FEATURES, Features, check_columns, match_length
 from radar_rl.speculative.heads import DraftCache
 from radar_rl.speculative.ngram import NgramIndex
 from radar_rl.speculative.pair import Pair
@@ -75,12 +75,13 @@ def trace_sequence(
 
     Raises:
         InputError: the prompt is empty or longer than the text.
-        ConfigError: a feature is unknown, or its dimension none.
+        ConfigError: a feature is unknown or no column of a trace, or its dimension none.
         ModelOutputError: the head returned NaN.
     """
     if not 1 <= prompt_length <= len(token_ids):
         raise InputError(f"prompt_length: expected 1 … {len(token_ids)}, got {prompt_length}")
     pair.check_shape(max_depth, top_k, tree_size, True)
+    check_columns(features)
     asked = Features(pair.head, features, tree_size=tree_size, feature_dim=feature_dim, feature_seed=feature_seed)
     device, length = pair.target.device, len(token_ids)
     text = torch.tensor([*token_ids, *([-1] * max_depth)], device=device)  # no token follows the end

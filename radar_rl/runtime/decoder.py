@@ -185,8 +185,8 @@ class SpeculativeDecoder:
 def features_of(policy: Policy) -> DraftOptions:
     """What texts are to be decoded with for a policy to see the features that it looks at."""
     spec = getattr(policy, "spec", None)
-    if isinstance(spec, ObservationSpec) and spec.columns:
-        return {"features": spec.columns, "feature_dim": spec.feature_dim, "feature_seed": spec.feature_seed}
+    if isinstance(spec, ObservationSpec) and spec.looks_at:
+        return {"features": spec.looks_at, "feature_dim": spec.feature_dim, "feature_seed": spec.feature_seed}
     # A rule looks at columns that nothing projects.
     features = policy.features if isinstance(policy, MemorylessPolicy | SwitchingPolicy) else ()
     return {"features": features} if features else {}

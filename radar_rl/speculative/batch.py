@@ -18,6 +18,7 @@ from radar_rl.speculative.attention import NEGATIVE_INFINITY
 from radar_rl.speculative.features import Features, match_length
 from radar_rl.speculative.graphs import rounded
 from radar_rl.speculative.heads import DraftCache
+from radar_rl.speculative.history import after_round
 from radar_rl.speculative.ngram import MAX_DEPTH, merge, proposals
 from radar_rl.speculative.pair import Pair
 from radar_rl.speculative.reading import RoundReading
@@ -200,6 +201,8 @@ class SpeculativeBatch:
                 self._reading.note_root(self._asked.of_root(self._newest(self._features)))
         if "ngram" in self._asked.names:
             self._reading.note_matches([match_length(self.texts[i].index) for i in self.active])
+        if "history" in self._asked.names:
+            self._reading.note_history([self.texts[i].history for i in self.active])
         self._in_round = True
         return self._states(range(active))
 
@@ -264,10 +267,9 @@ class SpeculativeBatch:
             start, path = text.position, np.flatnonzero(on_path)  # root first
             drafted = arrays[0][path[1:]].astype(np.int64).tolist()
             emitted = self._emit(text, [*drafted, int(choice[path[-1]])])
-            real = np.isfinite(arrays[3])
-            rounds.append(
-                Round(start, count, min(len(drafted), len(emitted)), tuple(emitted), np.stack(arrays)[:, real])
-            )
+            accepted, real = min(len(drafted), len(emitted)), np.isfinite(arrays[3])
+            rounds.append(Round(start, count, accepted, tuple(emitted), np.stack(arrays)[:, real]))
+            text.history = after_round(text.history, accepted)
             paths.append(path)
             text.noise.forget_before(text.position)
         self._commit(paths, choices, features)

@@ -3,7 +3,8 @@
 Each is defined once, here, over the trees of a ``TreeGrowth`` whose newest call was kept (``keep_newest``): a trace
 collects them for many positions at once, and a session that asks for them live gets the same numbers, rounded to
 float16 as the trace stores them (up to ties of two nodes within floating-point error). ``FEATURES`` says of each what
-it means and what it costs at run time; ``radar-rl bench features`` measures that.
+it means and what it costs at run time; ``radar-rl bench features`` measures that. One depends on the walk besides, on
+what was decided before: no trace can hold it (``radar_rl.speculative.history``).
 """
 
 import hashlib
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from radar_rl.errors import ConfigError, check_whole
 from radar_rl.speculative.heads import DraftHead
+from radar_rl.speculative.history import MOST, NO_ROUND, ROUNDS
 from radar_rl.speculative.ngram import NgramIndex
 from radar_rl.speculative.tree import NewestCall, TreeGrowth
 
@@ -29,18 +31,19 @@ FLOAT16_MAX = 65504.0
 
 @dataclass(frozen=True)
 class Feature:
-    """A named column of a trace.
+    """Something to look at by name: a column of a trace, unless it is ``walked``.
 
     Attributes:
         name: of the column.
-        axes: names of its sizes (``max_depth``, ``top_k``, ``feature_dim``); a column with ``max_depth`` first is a
-            function of (t, ℓ), row ℓ − 1 belonging to the decision after call ℓ, the others are functions of t alone.
+        axes: names of its sizes (``max_depth``, ``top_k``, ``feature_dim``, ``rounds``); one with ``max_depth`` first
+            is a function of (t, ℓ), row ℓ − 1 belonging to the decision after call ℓ, the others are of the round.
         meaning: what it holds.
         cost: what a decision pays for it at run time, beyond the confidences; V: the draft vocabulary.
         low, high: what its values lie between.
         nats: whether they are logarithms of probabilities, or differences or means of such.
         dtype: as stored.
         projected: whether it passes a random projection to ``feature_dim``.
+        walked: whether it depends on what was decided in earlier rounds, not on t and ℓ alone: no column of a trace.
     """
 
     name: str
@@ -52,15 +55,16 @@ class Feature:
     nats: bool = False
     dtype: Any = np.float16
     projected: bool = False
+    walked: bool = False
 
     @property
     def per_call(self) -> bool:
-        """Whether it is a function of (t, ℓ), not of t alone."""
+        """Whether it has numbers for every draft call, not for the round alone."""
         return self.axes[:1] == ("max_depth",)
 
     def shape(self, *, max_depth: int, top_k: int, feature_dim: int) -> tuple[int, ...]:
         """Shape of one row's value; () for a number."""
-        sizes = {"max_depth": max_depth, "top_k": top_k, "feature_dim": feature_dim}
+        sizes = {"max_depth": max_depth, "top_k": top_k, "feature_dim": feature_dim, "rounds": ROUNDS}
         return tuple(sizes[axis] for axis in self.axes)
 
 
@@ -135,8 +139,22 @@ FEATURES = {
             "per round: one row times a matrix, feature size × feature_dim",
             projected=True,
         ),
+        Feature(
+            "history",
+            ("rounds",),
+            f"Accepted history: draft tokens accepted in the text's last {ROUNDS} rounds, newest first; {NO_ROUND} "
+            "where there was no such round. Depends on what was decided before, so no trace has it: walks, "
+            "environments and the decoder fill it in as they go.",
+            "per round: a few numbers moved, on the host",
+            low=NO_ROUND,
+            high=MOST,
+            dtype=np.int8,
+            walked=True,
+        ),
     )
 }
+COLUMNS = {name: feature for name, feature in FEATURES.items() if not feature.walked}
+"""Those that a trace can hold."""
 
 
 def checked_names(names: Sequence[str], feature_dim: int) -> tuple[str, ...]:
@@ -165,6 +183,25 @@ def checked_names(names: Sequence[str], feature_dim: int) -> tuple[str, ...]:
                 f"{error}; hidden and target are projected to so many numbers: set it in collect, or an ObservationSpec"
             ) from error
     return ordered
+
+
+def columns_of(names: Sequence[str]) -> tuple[str, ...]:
+    """Those of some features that a trace can hold, in the given order."""
+    return tuple(name for name in names if name in COLUMNS)
+
+
+def check_columns(names: Sequence[str]) -> None:
+    """Refuse features that no trace can hold.
+
+    Raises:
+        ConfigError: one depends on the walk.
+    """
+    walked = [name for name in names if name in FEATURES and name not in COLUMNS]
+    if walked:
+        raise ConfigError(
+            f"features: {', '.join(walked)} depends on what a policy decided before, so no trace can hold it; leave it "
+            f"out here and observe it when training: train observation=[…,{','.join(walked)}]"
+        )
 
 
 @lru_cache

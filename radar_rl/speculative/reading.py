@@ -10,6 +10,7 @@ from torch import Tensor
 
 from radar_rl.errors import ModelOutputError
 from radar_rl.speculative.features import FEATURES, Features
+from radar_rl.speculative.history import History
 from radar_rl.speculative.state import Confidences, FeatureValues
 
 
@@ -49,6 +50,10 @@ class RoundReading:
     def note_matches(self, lengths: Sequence[int]) -> None:
         """The feature ``ngram`` of each text, which the host knows."""
         self.features["ngram"][:] = lengths
+
+    def note_history(self, history: Sequence[History]) -> None:
+        """The feature ``history`` of each text, which the host knows: [ROUNDS] each."""
+        self.features["history"][:] = history
 
     def note_call(self, call: int, rows: Sequence[int], scores: Tensor, features: dict[str, Tensor]) -> None:
         """What a draft call told of some texts.

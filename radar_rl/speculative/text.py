@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from radar_rl.speculative.history import no_rounds
 from radar_rl.speculative.ngram import NgramIndex
 from radar_rl.speculative.sampling import PositionNoise
 from radar_rl.speculative.tree import DraftTree, Nodes
@@ -104,12 +105,14 @@ class Text:
         finished: whether the text has ended.
         noise: of its sampling.
         index: where its n-grams occur, prompt included; stays empty where they are not drafted from.
+        history: draft tokens accepted in its last rounds, as the feature ``history`` has them.
     """
 
     def __init__(self, prompt_length: int, max_new_tokens: int, eos: frozenset[int], noise: PositionNoise) -> None:
         self.prompt_length, self.max_new_tokens, self.eos, self.noise = prompt_length, max_new_tokens, eos, noise
         self.token_ids: list[int] = []
         self.index = NgramIndex()
+        self.history = no_rounds()
         self.finished = False
 
     @property

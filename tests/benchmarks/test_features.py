@@ -10,7 +10,7 @@ from radar_rl import cli
 from radar_rl.benchmarks.features import bench_features
 from radar_rl.configs import load
 from radar_rl.errors import ConfigError, InputError
-from radar_rl.speculative.features import FEATURES
+from radar_rl.speculative.features import COLUMNS
 
 SMALL: dict[str, Any] = {"max_depth": 3, "top_k": 4, "tree_size": 12, "max_new_tokens": 10, "repeats": 1}
 
@@ -23,8 +23,8 @@ def test_the_command_prints_every_feature_and_writes_the_figures(
     assert cli.main(["bench", "features", *small, "messages=[Two plus two?]", f"out={out}"]) == 0
     printed = " ".join(capsys.readouterr().out.split())
     figures = json.loads(out.read_text())
-    assert [cost["name"] for cost in figures["costs"]] == list(FEATURES)
-    assert all(name in printed for name in FEATURES)
+    assert [cost["name"] for cost in figures["costs"]] == list(COLUMNS)
+    assert all(name in printed for name in COLUMNS)
     assert min(figures["draft_seconds"], *(cost["seconds"] for cost in figures["costs"])) > 0
     numbers = {cost["name"]: cost["numbers"] for cost in figures["costs"]}
     assert numbers == {

@@ -18,14 +18,14 @@ from radar_rl.rollouts.trace import accepted_tokens
 from radar_rl.rollouts.tracer import trace_sequence
 from radar_rl.runtime import autoregressive
 from radar_rl.speculative import Pair
-from radar_rl.speculative.features import FEATURES
+from radar_rl.speculative.features import COLUMNS, FEATURES
 
 FEATURE_SETTINGS: dict[str, Any] = {"feature_dim": 5, "feature_seed": 3}
 
 
 def traced(pair: Pair, prompts: list[Prompt], temperature: float, max_new_tokens: int) -> Trace:
     """The trace of the target's own texts, written without speculation; with all features."""
-    asked: dict[str, Any] = {"features": list(FEATURES), **FEATURE_SETTINGS}
+    asked: dict[str, Any] = {"features": list(COLUMNS), **FEATURE_SETTINGS}
     texts, tables = [], []
     for prompt in prompts:
         ids = prompt.encode(pair)
@@ -53,7 +53,7 @@ def traced(pair: Pair, prompts: list[Prompt], temperature: float, max_new_tokens
         confidences=np.concatenate([table.confidences for table in tables]),
         accepted=accepted_tokens(ranks, lengths[sequence, 1] - 1 - position, top_k=10, tree_size=60),
         censored=np.zeros(sum(rows), dtype=bool),
-        features={name: np.concatenate([table.features[name] for table in tables]) for name in FEATURES},
+        features={name: np.concatenate([table.features[name] for table in tables]) for name in COLUMNS},
     )
 
 

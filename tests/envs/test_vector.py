@@ -16,7 +16,7 @@ from radar_rl.envs import DraftTreeReplayEnv, DraftTreeReplayVectorEnv
 from radar_rl.errors import ConfigError, InputError, TraceError
 from radar_rl.policies import ObservationSpec
 from radar_rl.rollouts import Trace
-from radar_rl.speculative.features import FEATURES
+from radar_rl.speculative.features import COLUMNS
 from radar_rl.speculative.hardware import HardwareProfile
 
 ID = "radar_rl.envs:Radar/DraftTreeReplay-v0"
@@ -39,11 +39,11 @@ def with_features(trace: Trace) -> Trace:
     shape = {"max_depth": made.max_depth, "top_k": made.top_k, "feature_dim": 3}
     columns = {
         name: rng.normal(scale=8, size=(len(trace), *feature.shape(**shape))).astype(feature.dtype)
-        for name, feature in FEATURES.items()
+        for name, feature in COLUMNS.items()
         if name != "ngram"
     }
     columns["ngram"] = rng.integers(0, 6, size=len(trace)).astype(np.uint8)
-    return replace(trace, features=columns, settings=replace(made, features=tuple(FEATURES), feature_dim=3))
+    return replace(trace, features=columns, settings=replace(made, features=tuple(COLUMNS), feature_dim=3))
 
 
 def both(trace: Trace, num_envs: int, **settings: Any) -> tuple[SyncVectorEnv, DraftTreeReplayVectorEnv]:
@@ -73,6 +73,7 @@ OBSERVATIONS: dict[str, Any] = {
     "default": ("confidences", "depth"),
     "depth": ("depth",),
     "columns": ("target", "mass", "depth", "hidden", "ngram", "confidences", "entropy", "margin", "log_probs"),
+    "history": ("depth", "history", "ngram"),
     "another floor": ObservationSpec(features=("depth", "confidences", "margin"), floor=-3.3),
 }
 

@@ -11,7 +11,7 @@ from radar_rl.offline.transitions import TraceTransitions, Transitions
 from radar_rl.offline.walk import Outcomes
 from radar_rl.policies.observation import ObservationSpec
 from radar_rl.rollouts.reward import Reward
-from radar_rl.speculative.features import FEATURES
+from radar_rl.speculative.features import COLUMNS
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def test_a_batch_holds_transitions_of_the_table(source: TraceObservations, trans
 
 def test_both_states_of_a_batch_are_what_the_layout_builds(outcomes: Outcomes) -> None:
     trace = with_features(outcomes.trace, feature_dim=4)
-    spec = ObservationSpec(features=("confidences", "depth", *FEATURES), floor=-10.0, feature_dim=4)
+    spec = ObservationSpec(features=("confidences", "depth", *COLUMNS), floor=-10.0, feature_dim=4)
     transitions = TraceTransitions.of(outcomes, decide("full", outcomes, 0), Reward(rate=300.0), "sequence")
     buffer = TransitionBuffer(TraceObservations(spec, trace.confidences, trace.features), transitions, seed=0)
     batch = buffer.sample_transition_batch(1024)

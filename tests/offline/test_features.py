@@ -14,9 +14,9 @@ from radar_rl.policies import LearnedPolicy, ObservationSpec, States
 from radar_rl.rollouts import load_rollouts
 from radar_rl.runtime import SpeculativeDecoder, autoregressive, load_policy
 from radar_rl.speculative import Pair
-from radar_rl.speculative.features import FEATURES
+from radar_rl.speculative.features import FEATURES, columns_of
 
-SEEN = ("depth", "entropy", "mass", "ngram", "hidden", "target")
+SEEN = ("depth", "entropy", "mass", "ngram", "hidden", "target", "history")
 SHAPE = ["max_depth=5", "top_k=6", "tree_size=20"]
 
 
@@ -24,7 +24,7 @@ SHAPE = ["max_depth=5", "top_k=6", "tree_size=20"]
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small collection of the embedded pair with features, and a run that was trained on it."""
     folder = tmp_path_factory.mktemp("features")
-    features = f"features=[{','.join(SEEN[1:])}]"
+    features = f"features=[{','.join(columns_of(SEEN))}]"
     collected = ["temperature=0.7", "max_new_tokens=24", "limit=6", "tasks=[instructions,python]", "feature_dim=3"]
     assert cli.main(["collect", *collected, *SHAPE, features, f"out={folder}/traces"]) == 0
     chosen = [f"observation=[{','.join(SEEN)}]", "algo=cql", "steps=60", "batch_size=64", "hardware=pocket_cpu"]

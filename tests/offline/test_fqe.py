@@ -7,11 +7,11 @@ from synthetic_trace import HARDWARE, make_trace, with_features
 from radar_rl.errors import ConfigError, TraceError
 from radar_rl.offline.behaviour import decide
 from radar_rl.offline.buffer import TraceObservations
-from radar_rl.offline.fqe import ChoiceShown, FQESettings, choices, depths_of, fit_value
+from radar_rl.offline.fqe import ChoiceShown, FQESettings, depths_of, fit_value
 from radar_rl.offline.returns import policy_values, start_rows
 from radar_rl.offline.shaping import potential
 from radar_rl.offline.transitions import TraceTransitions
-from radar_rl.offline.walk import Outcomes, policy_depths, walk
+from radar_rl.offline.walk import Outcomes, choices, policy_depths, walk
 from radar_rl.policies import ConfidenceThreshold, LearnedPolicy, ObservationSpec, StaticDepth
 from radar_rl.policies.observation import DEFAULT_FEATURES
 from radar_rl.rollouts.reward import Reward

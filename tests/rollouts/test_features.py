@@ -20,7 +20,7 @@ from radar_rl.rollouts.tracer import match_lengths, trace_sequence
 from radar_rl.rollouts.writing import Work, WrittenText
 from radar_rl.runtime.models import pair_from_config
 from radar_rl.speculative import NgramIndex, Pair, SpeculativeSession, load_pair
-from radar_rl.speculative.features import FEATURES
+from radar_rl.speculative.features import COLUMNS
 
 SHAPE: dict[str, Any] = {"max_depth": 8, "top_k": 10, "tree_size": 60}
 PROJECTED: dict[str, Any] = {"feature_dim": 6, "feature_seed": 5}
@@ -31,12 +31,12 @@ def live(pair: Pair, prompt: Sequence[int], seed: int) -> tuple[list[int], list[
     """A text decoded with random stopping, and (position, draft calls, features) at every decision."""
     rng = np.random.default_rng(seed)
     options: dict[str, Any] = {"temperature": float(seed % 2), "seed": seed, **SHAPE, **PROJECTED}
-    session = SpeculativeSession(pair, prompt, max_new_tokens=40, features=list(FEATURES), **options)
+    session = SpeculativeSession(pair, prompt, max_new_tokens=40, features=list(COLUMNS), **options)
     seen = []
     while not session.finished:
         state = session.begin()
         while True:
-            found = {name: v[state.depth - 1] if FEATURES[name].per_call else v for name, v in state.features.items()}
+            found = {name: v[state.depth - 1] if COLUMNS[name].per_call else v for name, v in state.features.items()}
             seen.append((session.position, state.depth, found))
             if state.depth == SHAPE["max_depth"] or rng.random() > 0.8:
                 break
@@ -59,15 +59,15 @@ def test_a_trace_has_the_features_of_live_decoding(pair: Pair, shipped_prompts: 
         ids = pair.encode_prompt(prompt)
         new, seen = live(pair, ids, seed)
         traced = trace_sequence(
-            pair, [*ids, *new], len(ids), **SHAPE, positions_per_batch=17, features=list(FEATURES), **PROJECTED
+            pair, [*ids, *new], len(ids), **SHAPE, positions_per_batch=17, features=list(COLUMNS), **PROJECTED
         )
-        assert list(traced.features) == list(FEATURES)
+        assert list(traced.features) == list(COLUMNS)
         for position, call, found in seen:
-            assert list(found) == list(FEATURES)
+            assert list(found) == list(COLUMNS)
             row = position - len(ids)
             for name, values in found.items():
                 column = traced.features[name][row]
-                ours = column[call - 1] if FEATURES[name].per_call else column
+                ours = column[call - 1] if COLUMNS[name].per_call else column
                 np.testing.assert_allclose(
                     ours.astype(float), values.astype(float), atol=4e-3, rtol=4e-3, err_msg=f"{name} at {position}"
                 )
@@ -82,10 +82,10 @@ def test_columns_have_the_registrys_shapes_and_types_and_come_back(
 ) -> None:
     ids = pocket.encode_prompt(shipped_prompts[0])
     text = [*ids, *ids[:12]]
-    settings = TraceSettings("t", "d", **SHAPE, features=tuple(FEATURES), **PROJECTED)
+    settings = TraceSettings("t", "d", **SHAPE, features=tuple(COLUMNS), **PROJECTED)
     traced = trace_sequence(pocket, text, len(ids), **SHAPE, features=settings.features, **PROJECTED)
     sizes = {"max_depth": 8, "top_k": 10, "feature_dim": 6}
-    for name, feature in FEATURES.items():
+    for name, feature in COLUMNS.items():
         assert traced.features[name].shape == (11, *feature.shape(**sizes))
         assert traced.features[name].dtype == feature.dtype
         assert np.isfinite(traced.features[name].astype(float)).all()
@@ -103,7 +103,7 @@ def test_columns_have_the_registrys_shapes_and_types_and_come_back(
     store.write_parquet("trace.parquet", trace_table([none, one], settings), "trace", asdict(settings))
     table, found = store.read_parquet("trace.parquet", "trace")
     assert TraceSettings(**found) == settings
-    assert table.schema.names[-7:] == list(FEATURES)
+    assert table.schema.names[-7:] == list(COLUMNS)
     assert table.schema.field("entropy").type == pa.list_(pa.float16(), 8)
     assert table.schema.field("log_probs").type == pa.list_(pa.float16(), 80)
     assert table.schema.field("mass").type == pa.list_(pa.float16(), 64)

@@ -13,7 +13,7 @@ from synthetic_trace import MadeTrace, make_trace, with_features, write_collecti
 
 from radar_rl.errors import TraceError
 from radar_rl.rollouts import Trace, load_rollouts, load_trace, read_traces, trace_parts, trace_settings
-from radar_rl.speculative.features import FEATURES
+from radar_rl.speculative.features import COLUMNS
 
 
 def test_what_was_written_is_read(collection: Path, trace: Trace) -> None:
@@ -88,11 +88,11 @@ def test_features_are_read_on_request(tmp_path: Path) -> None:
     made = with_features(make_trace(prompts=10, new_tokens=20, seed=3))
     folder = write_collection(tmp_path / "traces", made)
     assert load_trace(folder).features == {}
-    names = list(FEATURES)
+    names = list(COLUMNS)
     loaded = load_trace(folder, features=names)
     parts = list(trace_parts(folder, features=names))
     for name, values in made.features.items():
-        assert loaded.features[name].dtype == FEATURES[name].dtype
+        assert loaded.features[name].dtype == COLUMNS[name].dtype
         np.testing.assert_array_equal(loaded.features[name], values)
         np.testing.assert_array_equal(np.concatenate([part.features[name] for part in parts]), values)
     even = np.arange(10) % 2 == 0

@@ -6,7 +6,7 @@ from synthetic_trace import with_features
 
 from radar_rl.errors import TraceError
 from radar_rl.rollouts import ReplayTexts, Trace, load_trace, sequence_seed
-from radar_rl.speculative.features import FEATURES
+from radar_rl.speculative.features import COLUMNS
 
 
 def test_sequence_seeds_are_stable_and_differ() -> None:
@@ -63,17 +63,17 @@ def test_censoring_is_the_traced_one(trace: Trace) -> None:
 
 def test_a_replayed_state_has_the_features_of_its_calls_only(trace: Trace) -> None:
     trace = with_features(trace)
-    texts = ReplayTexts(trace, max_depth=4, features=list(FEATURES))
+    texts = ReplayTexts(trace, max_depth=4, features=list(COLUMNS))
     session = texts.open(1)
     row = int(np.flatnonzero(trace.sequence == 1)[0])
     states = [session.begin(), session.draft(), session.draft()]
     for calls, state in enumerate(states, start=1):
-        assert list(state.features) == list(FEATURES)
+        assert list(state.features) == list(COLUMNS)
         for name, found in state.features.items():
-            shape = FEATURES[name].shape(max_depth=4, top_k=10, feature_dim=3)
+            shape = COLUMNS[name].shape(max_depth=4, top_k=10, feature_dim=3)
             assert found.shape == shape
             stored = trace.features[name][row][tuple(slice(size) for size in shape)]
-            if FEATURES[name].per_call:
+            if COLUMNS[name].per_call:
                 np.testing.assert_array_equal(found[:calls], stored[:calls])
                 assert not found[calls:].any()
             else:

@@ -286,4 +286,5 @@ def test_each_says_what_it_means_and_costs() -> None:
         "ngram": (),
         "hidden": (8, 16),
         "target": (16,),
+        "history": (4,),
     }
