@@ -63,6 +63,7 @@ class Alone:
 
     def __init__(self, policy: MemorylessPolicy) -> None:
         self.name, self.pays_decisions, self.act = policy.name, policy.pays_decisions, policy.act
+        self.asks_from = policy.asks_from
 
     def begin_sequence(self, text: str | None = None) -> None:
         pass
