@@ -122,7 +122,7 @@ def _gains(axes: Axes, shown: list[dict[str, Any]], baseline: str) -> None:
     axes.xaxis.set_major_formatter(
         FuncFormatter(lambda value, _: f"{100 * value:+.3g}%" if abs(value) > 1e-9 else "0%")
     )
-    axes.set_xlabel(f"tokens per second against {baseline}, 95 % over prompts")
+    axes.set_xlabel(f"tokens/s against {baseline}, 95 % over prompts")
     lows = [entry["speedup_static_low"] or entry["speedup_static"] for entry in shown]
     left, right = min(min(lows) - 1, 0.0), max(float(gains.max()), 0.01)
     axes.set_xlim(left - 0.04 * (right - left), right + 0.35 * (right - left))
