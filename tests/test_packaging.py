@@ -61,6 +61,7 @@ def test_the_wheel_holds_what_the_links_lead_to(repository: Path, wheel: Path) -
     assert {f"radar_rl/zoo/pocket/{part}/model.safetensors" for part in ("target", "draft")} <= held
     assert "radar_rl/py.typed" in held
     assert {path for path in held if path.startswith("hydra_plugins/")} == {
+        "hydra_plugins/radar_rl_optuna_sweeper.py",
         "hydra_plugins/radar_rl_ray_launcher.py",
         "hydra_plugins/radar_rl_sweeper.py",
     }

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from radar_rl.errors import ArtifactError, ConfigError, InputError
 from radar_rl.evaluation.trained import run_facts, run_names
@@ -89,7 +89,7 @@ def _folders(path: Path) -> list[Path]:
     inside = sorted(folder for folder in path.iterdir() if _holds_policy(folder)) if path.is_dir() else []
     if not inside:
         raise InputError(f"runs: no policy in {path}, nor in folders in it; train one with: radar-rl train out={path}")
-    fit = [folder for folder in inside if isinstance(load_policy(folder), MemorylessPolicy)]
+    fit = [folder for folder in inside if _is_memoryless(load_policy(folder))]
     if len(fit) < len(inside):
         others = ", ".join(folder.name for folder in inside if folder not in fit)
         log.warning("%s: left out %s, which remember rounds or draw by chance", path, others)
@@ -112,8 +112,13 @@ def _saved(folder: Path) -> Run:
     return Run(folder, {"name": policy.name, "trace": trace, "tree_size": about["tree_size"], "split": split}, policy)
 
 
+def _is_memoryless(policy: Any) -> TypeGuard[MemorylessPolicy]:
+    """Whether it decides by the state alone, which a policy that looks at the accepted history does not."""
+    return isinstance(policy, MemorylessPolicy) and "history" not in policy.features
+
+
 def _memoryless(name: str, policy: Any) -> MemorylessPolicy:
-    if not isinstance(policy, MemorylessPolicy) or "history" in policy.features:
+    if not _is_memoryless(policy):
         raise ConfigError(
             f"runs: {name} looks back at rounds, or draws by chance; fitted Q evaluation is for policies that are "
             "functions of the state: leave it out"

@@ -13,6 +13,8 @@ TOLD = (
     "episode",
     "reward",
     "observation",
+    "newest",
+    "asks_from",
     "share",
     "validation",
     "held_out",

@@ -22,11 +22,13 @@ class Algorithm:
         learner: trains it.
         defaults: every setting, as configs/algo has them.
         behaviour: who should have acted in the data that are made from a trace.
+        asked_late: whether its policy can be asked from a later draft call than the first on.
     """
 
     learner: Learner
     defaults: Mapping[str, Any]
     behaviour: Behaviour
+    asked_late: bool = True
 
 
 def _fit_ppo(data: TrainingData, settings: Mapping[str, Any], training: Training) -> Fitted:
@@ -86,6 +88,7 @@ ALGORITHMS: dict[str, Algorithm] = {
             "mlp_hidden": 128,
         },
         "full",
+        asked_late=False,
     ),
     "acceptance": Algorithm(
         fit_acceptance, {"rejection_weight": 6.0, "learning_rate": 1e-3, "hidden": [64, 64]}, "full"

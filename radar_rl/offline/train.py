@@ -115,6 +115,8 @@ def train(
         raise ConfigError(f"held_out: expected a share in [0, 1), got {held_out}")
     if not 0.0 < share <= 1.0:
         raise ConfigError(f"share: expected more than 0 and at most 1, got {share}")
+    if asks_from is not None and not ALGORITHMS[settings["name"]].asked_late:
+        raise ConfigError(f"asks_from: algo={settings['name']} decides after every draft call; leave it out")
     folder = Path(out)
     priced = Reward.from_mapping(reward, rate=0.0)  # λ itself comes from walks
     if priced.kind != "throughput" and episode == "sequence":
@@ -128,7 +130,7 @@ def train(
         made = trace_settings(traces)
         profile = _profile(hardware, folder, model, made, tree_size)
         chosen = behaviour or ALGORITHMS[settings["name"]].behaviour
-        acted, size = str(chosen), tree_size or made.tree_size
+        acted, size, most = str(chosen), tree_size or made.tree_size, made.max_depth
     else:
         if behaviour is not None:
             raise ConfigError("behaviour= is for traces; rollouts hold what their own policy did")
@@ -139,6 +141,10 @@ def train(
         logged = rollout_settings(source)
         profile = _profile_of_rollouts(source, logged, hardware, folder, model)
         acted, size = f"logged: {logged['policy']}", logged["tree_size"]
+        most = ObservationSpec.from_json(logged["spec"]).max_depth
+
+    if asks_from is not None and not 1 <= asks_from <= most:
+        raise ConfigError(f"asks_from: expected one of the draft calls 1 … {most}, got {asks_from}")
 
     arguments = {
         "traces": traces,

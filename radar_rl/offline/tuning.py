@@ -153,7 +153,8 @@ class _Tuning:
             settings = RULES[name](self)
             judging = [rule for rule in settings if isinstance(rule, LevelRule)]
             if judging:  # a machine whose decisions are dear wants rules that make few of them
-                settings = judging = [replace(rule, asks_from=first) for first in self.depths[:-1] for rule in judging]
+                calls = self.depths[:-1] or (1,)
+                settings = judging = [replace(rule, asks_from=call) for call in calls for rule in judging]
             speeds = self._judged(judging) if judging else self._speeds(settings)
             self._found[name] = settings[int(np.argmax(speeds))]
         return self._found[name]

@@ -7,6 +7,7 @@ from radar_rl.offline.walk import Outcomes, walk_policy
 from radar_rl.policies.protocol import MemorylessPolicy, Policy
 from radar_rl.rollouts import load_trace
 from radar_rl.rollouts.split import validated_on
+from radar_rl.speculative.features import columns_of
 from radar_rl.speculative.hardware import HardwareProfile
 
 
@@ -55,7 +56,7 @@ def validate(
         traces,
         tree_size=tree_size,
         keep=lambda texts: validated_on(texts.prompt_id, held_out, validation),
-        features=policy.features,
+        features=columns_of(policy.features),
     )
     if not len(trace):
         raise TraceError(f"{traces}: no prompt to validate on at validation={validation}; collect more, or raise it")

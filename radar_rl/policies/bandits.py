@@ -187,7 +187,8 @@ class TapOut(SwitchingPolicy):
         self.name = f"tapout-{len(self.rules)}"
         self.arms, self.remembers = self.rules, self.across
         self.features = tuple(dict.fromkeys(name for rule in self.rules for name in rule.features))
-        self.pays_decisions = any(rule.pays_decisions for rule in self.rules)
+        paid = [rule.asks_from for rule in self.rules if rule.pays_decisions]
+        self.pays_decisions, self.asks_from = bool(paid), min(paid, default=1)  # as dear as its dearest rule
 
     def begin_texts(self, names: Sequence[str]) -> None:
         """Nothing is known of any rule."""

@@ -141,7 +141,7 @@ def test_what_cannot_be_evaluated_is_named(
 
     fails(ConfigError, "give policies", [])
     fails(InputError, "no policy in .*nowhere", [str(tmp_path / "nowhere")])
-    fails(ConfigError, "random-0.5 remembers rounds, or draws by chance", ["random:0.5"])
+    fails(ConfigError, "random-0.5 looks back at rounds, or draws by chance", ["random:0.5"])
     fails(ConfigError, "two policies are called static-2", ["static:2", "static:2"])
     fails(ConfigError, "a folder is there twice", [str(runs["bc"]), str(runs["bc"])])
     fails(ConfigError, r"fqe: unknown settings \['gamma'\]", ["static:2"], fqe={"gamma": 0.9})

@@ -206,6 +206,8 @@ def test_an_action_never_taken_is_told(
         ({"reward": {"kind": "radar"}}, "episode=round"),
         ({"held_out": 1.0}, "held_out"),
         ({"share": 0.0}, "share"),
+        ({"asks_from": 9}, "draft calls 1 … 8"),
+        ({"algo": {"name": "radar"}, "asks_from": 3}, "decides after every draft call"),
         ({"validation": 1.0}, "validation"),
         ({"traces": None, "rollouts": "x", "validation": 0.1}, "needs traces"),
         ({"steps": 3}, "steps"),
