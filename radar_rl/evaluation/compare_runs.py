@@ -1,6 +1,5 @@
 """``radar-rl compare``: what the runs of a sweep gain over the tuned static depth, across seeds."""
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -66,14 +65,22 @@ def compare(
     if not folders:
         raise InputError("runs: expected folders of trained runs, or of sweeps: runs=[DIR,…]")
     results = [result_row(path, path.as_posix()) for path in folders]
-    profiles = list(hardware) if isinstance(hardware, Sequence) and not isinstance(hardware, str) else [hardware]
-    measured = [_trained(row) for row in results]
-    if traces is not None:
-        common = {"traces": traces, "model": model, "allow_other_pair": allow_other_pair, "resamples": resamples}
-        measured = []
-        for profile in profiles:
-            below = Path(out) / "evaluation" if len(profiles) == 1 else Path(out) / f"evaluation-{_slug(profile)}"
-            measured += _replayed(results, folders, str(below), profile, seed=seed, **common)
+    if traces is None:
+        measured = [_trained(row) for row in results]
+    else:
+        replayed = evaluate(
+            out=str(Path(out) / "evaluation"),
+            traces=traces,
+            runs=[str(path) for path in folders],
+            hardware=hardware,
+            model=model,
+            allow_other_pair=allow_other_pair,
+            held_out=0.0,
+            seed=seed,
+            tree_size=None,
+            resamples=resamples,
+        )
+        measured = _replayed(results, replayed)
     rows = pl.DataFrame(measured, schema=SCHEMA | COLUMNS)
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
@@ -97,14 +104,13 @@ def _trained(row: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _replayed(
-    results: Sequence[dict[str, Any]], folders: Sequence[Path], out: str, profile: str | None, **common: Any
-) -> list[dict[str, Any]]:
-    """The runs with what they bring on held-out prompts, by ``evaluate``."""
-    rows = evaluate(
-        out=out, runs=[str(path) for path in folders], hardware=profile, held_out=0.0, tree_size=None, **common
-    )
-    # One row each over all tasks, in the order of the runs.
+def _replayed(results: Sequence[dict[str, Any]], rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The runs with what they bring on held-out prompts.
+
+    Args:
+        results: of the runs.
+        rows: what ``evaluate`` returned: a row for each run over all tasks, in the order of the runs, for each profile.
+    """
     learned = [row for row in rows if row["kind"] == "learned" and row["task"] == ALL_TASKS]
     return [
         result
@@ -114,12 +120,8 @@ def _replayed(
             "tokens_per_second": row["tokens_per_second"],
             "gain": row["speedup_static"] - 1.0,
         }
-        for result, row in zip(results, learned, strict=True)
+        for result, row in zip(list(results) * (len(learned) // len(results)), learned, strict=True)
     ]
-
-
-def _slug(profile: str | None) -> str:
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", Path(profile or "this-machine").stem)
 
 
 def _print_runs(rows: pl.DataFrame, groups: Sequence[Group]) -> None:

@@ -83,7 +83,7 @@ def test_by_exact_replay_on_each_machine(sweep: Path, tmp_path: Path) -> None:
     assert rows[6]["tokens_per_second"] == learned["tokens_per_second"]
     assert rows[6]["gain"] == pytest.approx(learned["speedup_static"] - 1)
     assert (tmp_path / "out" / "compare.png").is_file()
-    assert (tmp_path / "out" / "evaluation-gpu_fast" / "evaluation.parquet").is_file()
+    assert (tmp_path / "out" / "evaluation" / "evaluation.parquet").is_file()
 
 
 def test_what_cannot_be_compared_is_named(sweep: Path, tmp_path: Path) -> None:
