@@ -21,6 +21,7 @@ from radar_rl.policies import (
     StaticDepth,
     Svip,
 )
+from radar_rl.runtime.decoder import decide
 from radar_rl.speculative.state import DraftState
 
 SPEC = ObservationSpec(max_depth=4, top_k=3)
@@ -157,3 +158,19 @@ def test_bad_parameters_are_refused() -> None:
         LearnedPolicy("bad", SPEC, [(np.zeros((2, 5), np.float32), np.zeros(2, np.float32))])
     with pytest.raises(ArtifactError, match="not finite"):
         LearnedPolicy("bad", SPEC, [(np.full((2, SPEC.size), np.nan, np.float32), np.zeros(2, np.float32))])
+
+
+def test_before_it_is_asked_a_policy_goes_on_without_a_look() -> None:
+    def looked() -> np.ndarray:
+        raise AssertionError("looked at")
+
+    late = network().asking_from(3)
+    early = [DraftState(5, depth, late.spec.max_depth, looked) for depth in (1, 2)]
+    for state in early:
+        assert late.act(state) == CONTINUE
+        assert decide([late, late], [state, state]) == [CONTINUE, CONTINUE]
+    with pytest.raises(AssertionError, match="looked at"):
+        late.act(DraftState(5, 3, late.spec.max_depth, looked))
+    rule = ConfidenceThreshold(1.0, asks_from=4)
+    assert rule.act(DraftState(5, 3, 8, looked)) == CONTINUE
+    assert (rule.stop_depths(np.full((2, 8, 10), -1, np.float16)) == 4).all()
