@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import version
 from itertools import cycle
 from pathlib import Path
@@ -26,7 +27,7 @@ from radar_rl.offline.buffer import ACTIONS, TransitionBuffer
 from radar_rl.offline.data import TraceData, sample_observations
 from radar_rl.offline.encoder import encoder_factory
 from radar_rl.offline.fit import one_thread
-from radar_rl.offline.qlearning import fit_qlearning, make_algorithm
+from radar_rl.offline.qlearning import IMITATORS, fit_qlearning, make_algorithm
 from radar_rl.offline.walk import Outcomes
 from radar_rl.progress import track
 from radar_rl.rollouts import load_trace
@@ -113,13 +114,14 @@ def measure(
         repeats: passes that count; one before them warms up.
         seed: of weights and draws.
     """
-    buffer = TransitionBuffer(data.source, data.transitions(data.first_rate), seed)
+    transitions = data.transitions(data.first_rate)
+    whole = TransitionBuffer(data.source, transitions, seed)
     mdp_dataset = as_episodes(data)
-    observations = sample_observations(data, buffer.transitions, seed)
-    fixed = cycle([buffer.sample_transition_batch(batch_size) for _ in range(FIXED)])
+    observations = sample_observations(data, transitions, seed)
+    fixed = cycle([whole.sample_transition_batch(batch_size) for _ in range(FIXED)])
     draws: dict[str, Callable[[], Any]] = {
         "alone": lambda: next(fixed),
-        "buffer": lambda: buffer.sample_transition_batch(batch_size),
+        "buffer": lambda: whole.sample_transition_batch(batch_size),
         "mdp_dataset": lambda: mdp_dataset.sample_transition_batch(batch_size),
     }
     batch_ms: dict[str, list[float]] = {"buffer": [], "mdp_dataset": []}
@@ -130,9 +132,11 @@ def measure(
         d3rlpy.seed(seed)
         algorithm = make_algorithm(settings, encoder, batch_size, (repeats + 1) * updates * len(draws))
         algorithm.create_impl((data.source.size,), ACTIONS)
+        buffer = TransitionBuffer(data.source, transitions, seed, bootstraps=algo not in IMITATORS)
+        draw_of = draws | {"buffer": partial(buffer.sample_transition_batch, batch_size)}
         rates: dict[str, list[float]] = {way: [] for way in draws}
         for turn in track(range(repeats + 1), repeats + 1, f"bench train: {algo}"):
-            for way, draw in draws.items():
+            for way, draw in draw_of.items():
                 seconds = _seconds(_update(algorithm, draw), updates)
                 if turn > 0:
                     rates[way].append(updates / seconds)
@@ -143,7 +147,7 @@ def measure(
         share = statistics.median(np.divide(rates["buffer"], rates["alone"]).tolist())
         speeds.append(TrainSpeed(algo, **{way: statistics.median(found) for way, found in rates.items()}, share=share))
     medians = {f"{way}_ms": statistics.median(found) for way, found in batch_ms.items()}
-    return TrainSpeeds(len(buffer.transitions), algorithms=speeds, **medians)
+    return TrainSpeeds(len(transitions), algorithms=speeds, **medians)
 
 
 def _update(algorithm: Any, draw: Callable[[], Any]) -> Callable[[], Any]:

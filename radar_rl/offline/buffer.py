@@ -62,10 +62,14 @@ class TransitionBuffer(d3rlpy.dataset.ReplayBufferBase):  # type: ignore[misc]  
         source: where observations come from.
         transitions: what to sample from.
         seed: of the draws.
+        bootstraps: whether who learns looks at the next observations; for one who does not, none are made, and in their
+            place stand the observations themselves.
     """
 
-    def __init__(self, source: ObservationSource, transitions: TransitionSource, seed: int) -> None:
-        self.source = source
+    def __init__(
+        self, source: ObservationSource, transitions: TransitionSource, seed: int, bootstraps: bool = True
+    ) -> None:
+        self.source, self.bootstraps = source, bootstraps
         self._rng = np.random.default_rng(seed)
         self.replace(transitions)
 
@@ -94,14 +98,16 @@ class TransitionBuffer(d3rlpy.dataset.ReplayBufferBase):  # type: ignore[misc]  
     def sample_transition_batch(self, batch_size: int) -> "d3rlpy.dataset.TransitionMiniBatch":
         """A mini-batch: observations [B, size] and actions, rewards, terminals, intervals [B, 1], all float32."""
         drawn = self._next(batch_size)
-        # After the last state any row does, the first here: its value is multiplied by zero.
-        rows = np.concatenate([drawn.row, np.maximum(drawn.next_row, 0)])
-        seen = self.source.observe(rows, np.concatenate([drawn.depth, drawn.next_depth]))  # both states at once
+        rows, depths = drawn.row, drawn.depth
+        if self.bootstraps:
+            # After the last state any row does, the first here: its value is multiplied by zero.
+            rows, depths = np.append(rows, np.maximum(drawn.next_row, 0)), np.append(depths, drawn.next_depth)
+        seen = self.source.observe(rows, depths)  # both states at once
         return d3rlpy.dataset.TransitionMiniBatch(
             observations=seen[:batch_size],
             actions=drawn.action[:, None].astype(np.float32),
             rewards=drawn.reward[:, None],
-            next_observations=seen[batch_size:],
+            next_observations=seen[-batch_size:],
             next_actions=np.zeros((batch_size, 1), dtype=np.float32),
             terminals=drawn.terminal[:, None].astype(np.float32),
             intervals=np.ones((batch_size, 1), dtype=np.float32),

@@ -22,6 +22,9 @@ REWARD_SCALE = 0.1
 # γ = 1: with texts as episodes the return is emitted − λ · seconds, undiscounted (DESIGN §3.4).
 GAMMA = 1.0
 
+# They regress on actions and look at no next state.
+IMITATORS = ("bc",)
+
 # Observations are standardised and rewards a few tokens: weights that reach this have run away, and soon overflow.
 ENORMOUS = 1e6
 WEIGHTS_GONE = f"weights not finite, or past {ENORMOUS:.0e}"
@@ -131,7 +134,8 @@ def fit_qlearning(data: TrainingData, settings: Mapping[str, Any], training: Tra
     """
     d3rlpy.seed(training.seed)
     progress = Progress(settings["name"], data, training)
-    buffer = TransitionBuffer(data.source, data.transitions(progress.rate), training.seed)
+    bootstraps = settings["name"] not in IMITATORS
+    buffer = TransitionBuffer(data.source, data.transitions(progress.rate), training.seed, bootstraps)
     encoder = encoder_factory(sample_observations(data, buffer.transitions, training.seed), settings["hidden"])
     steps = training.per_epoch * EPOCHS
     algorithm = make_algorithm(settings, encoder, training.batch_size, steps)

@@ -111,3 +111,27 @@ def test_the_profile_is_in_the_rewards(outcomes: Outcomes, transitions: Transiti
     slow = Outcomes.of(outcomes.trace, type(HARDWARE)(**{**vars(HARDWARE), "draft_seconds": (0.01,)}))
     dear = written_out(TraceTransitions.of(slow, decide("full", slow, 0), Reward(rate=300.0), "sequence"))
     assert (dear.reward < transitions.reward).all()
+
+
+def test_for_who_looks_at_no_next_state_none_is_made(source: TraceObservations, transitions: Transitions) -> None:
+    batch, alone = (
+        TransitionBuffer(source, transitions, seed=0, bootstraps=bootstraps).sample_transition_batch(64)
+        for bootstraps in (True, False)
+    )
+    assert not np.array_equal(batch.next_observations, batch.observations)
+    np.testing.assert_array_equal(alone.next_observations, alone.observations)
+    for part in ("observations", "actions", "rewards", "terminals"):
+        np.testing.assert_array_equal(getattr(alone, part), getattr(batch, part))
+
+
+def test_cloning_learns_the_same_from_a_buffer_without_next_states(
+    source: TraceObservations, transitions: Transitions
+) -> None:
+    losses = []
+    for bootstraps in (True, False):
+        d3rlpy.seed(0)
+        algorithm = d3rlpy.algos.DiscreteBCConfig(batch_size=64).create(device=False)
+        algorithm.create_impl((source.size,), 2)
+        buffer = TransitionBuffer(source, transitions, 0, bootstraps)
+        losses.append([algorithm.update(buffer.sample_transition_batch(64))["loss"] for _ in range(5)])
+    assert losses[0] == losses[1]
