@@ -26,9 +26,10 @@ def differing_positions(rows: pl.DataFrame) -> bool:
 def learning_curves(rows: pl.DataFrame, path: Path) -> None:
     """Draw gain over the tuned static depth, and share of the oracle gap closed, against training positions.
 
-    A row of panels for each profile, with the runs trained for it where there are such, a line for each kind of
-    run, alike but for the share of the prompts learned from: means over tasks where there are several (over all texts where not), and over seeds. Bands are the 95 %
-    intervals over prompts, those of the gap in units of the oracle's gain; a dotted line is the best tuned rule's.
+    A row of panels for each profile, with the runs trained for it where there are such, a line for each kind of run,
+    alike but for the share of the prompts learned from: means over tasks where there are several (over all texts where
+    not), and over seeds. Bands are the 95 % intervals over prompts, those of the gap in units of the oracle's gain; a
+    dotted line is the best tuned rule's.
 
     Args:
         rows: of ``evaluation.parquet``: runs with ``positions``, and for the gap the oracle's rows.
