@@ -21,7 +21,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from radar_rl.errors import ConfigError
 from radar_rl.offline.data import TraceData, TrainingData
 from radar_rl.offline.encoder import StandardisedEncoder, encoder_factory
 from radar_rl.offline.fit import EPOCHS, Fitted, Progress, Training, every_state, one_thread
@@ -69,11 +68,9 @@ def fit_acceptance(data: TrainingData, settings: Mapping[str, Any], training: Tr
     """Train an acceptance head and tune its threshold; a ``Learner``. Reward, λ and episode are of no account to it.
 
     Raises:
-        ConfigError: the data are no trace, a setting is out of range, or training diverged.
+        ConfigError: the data are no trace, or training diverged.
     """
     trace_data, rows = every_state(data, settings["name"])
-    if settings["rejection_weight"] <= 0 or settings["learning_rate"] <= 0:
-        raise ConfigError(f"algo={settings['name']}: expected rejection_weight and learning_rate > 0, got {settings}")
     torch.manual_seed(training.seed)
     rng = np.random.default_rng(training.seed)
     progress = Progress(settings["name"], data, training)
