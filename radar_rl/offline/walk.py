@@ -176,8 +176,9 @@ def policy_depths(outcomes: Outcomes, policy: Policy) -> NDArray[np.int8]:
 
     A policy without memory is asked about many rows at once; one that looks at the accepted history, or switches
     between policies without memory, is led through all texts in step. Any other is led through the texts in order,
-    round by round. Rows that a policy with memory never comes to hold L; at those that a policy which looks at history
-    never comes to, it is asked with the history that ``history_along`` gives them.
+    round by round, as rollouts lead it: each text has a copy of the policy as it came, unless it ``remembers``. Rows
+    that a policy with memory never comes to hold L; at those that a policy which looks at history never comes to, it is
+    asked with the history that ``history_along`` gives them. The policy stays as it came.
     """
     trace = outcomes.trace
     depths = np.full(len(trace), outcomes.max_depth, dtype=np.int8)
@@ -194,13 +195,15 @@ def policy_depths(outcomes: Outcomes, policy: Policy) -> NDArray[np.int8]:
             else:
                 depths[piece] = _asked(some, policy, slice(None))
         return depths
+    across = copy.deepcopy(policy) if getattr(policy, "remembers", False) else None
     for first in trace.first_row:
         row, history = int(first), no_rounds()
-        policy.begin_sequence(trace.sequences.sequence_id[trace.sequence[row]])
+        leads = across or copy.deepcopy(policy)
+        leads.begin_sequence(trace.sequences.sequence_id[trace.sequence[row]])
         while row >= 0:
-            depth = _live_depth(outcomes, policy, row, history)
+            depth = _live_depth(outcomes, leads, row, history)
             depths[row], accepted = depth, int(trace.accepted[row, depth - 1])
-            policy.end_round(depth, accepted)
+            leads.end_round(depth, accepted)
             history = after_round(history, accepted)
             row = int(trace.stop(np.array([row]), depth)[1][0])
     return depths

@@ -153,9 +153,7 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("algo", "message"), WRONG, ids=lambda value: "-".join(value) if isinstance(value, dict) else ""
-)
+@pytest.mark.parametrize(("algo", "message"), WRONG, ids=str)
 def test_settings_out_of_range_are_named(algo: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=f"algo={algo['name']}: {message}"):
         settings_of(algo)
