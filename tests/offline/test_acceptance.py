@@ -11,7 +11,8 @@ from radar_rl.offline.algorithms import fit_policy, settings_of
 from radar_rl.offline.behaviour import decide
 from radar_rl.offline.data import TraceData
 from radar_rl.offline.fit import EPOCHS, Fitted, Training
-from radar_rl.offline.walk import Outcomes, walk_policy
+from radar_rl.offline.history import history_along
+from radar_rl.offline.walk import Outcomes, policy_depths, walk_policy
 from radar_rl.policies import LearnedPolicy, States
 from radar_rl.rollouts.reward import Reward
 
@@ -69,6 +70,14 @@ def test_the_threshold_is_the_fastest_of_the_grid(outcomes: Outcomes) -> None:
     ]
     assert fitted.curve[-1]["tokens_per_second"] == pytest.approx(max(speeds))
     assert THRESHOLDS[int(np.argmax(speeds))] == fitted.curve[-1]["threshold"]
+
+
+def test_the_threshold_is_tuned_on_the_history_that_the_policy_makes(outcomes: Outcomes) -> None:
+    data = data_of(outcomes, ("confidences", "depth", "history"))
+    fitted = fit(data, steps=3 * EPOCHS)
+    depths = policy_depths(outcomes, fitted.policy)
+    assert len(np.unique(depths)) > 1  # no static depth's
+    np.testing.assert_array_equal(data.source.features["history"], history_along(outcomes.trace, depths))
 
 
 def test_the_same_seed_gives_the_same_curve(outcomes: Outcomes) -> None:
