@@ -115,7 +115,10 @@ class TraceData:
             self.source.features["history"] = history_along(self.outcomes.trace, depths)
 
     def follow(self, policy: Policy) -> tuple[NDArray[np.int8], Walk]:
-        """A policy's stopping depths [N] and its walk over the training texts; from now on observations look back along it."""
+        """A policy's stopping depths [N] and its walk over the training texts.
+
+        From now on observations look back along that walk.
+        """
         depths = policy_depths(self.outcomes, policy)
         self.look_back(depths)
         return depths, walk(self.outcomes, depths, policy.pays_decisions, policy.asks_from)
