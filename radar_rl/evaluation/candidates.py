@@ -6,10 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
 
+import numpy as np
+from numpy.typing import NDArray
+
 from radar_rl.errors import ArtifactError, ConfigError, InputError
 from radar_rl.evaluation.trained import run_facts, run_names
 from radar_rl.offline.data import OBSERVATION_FLOOR
 from radar_rl.offline.run import RUN_FILE, Run, load_run
+from radar_rl.offline.walk import Outcomes
 from radar_rl.policies import LearnedPolicy, MemorylessPolicy
 from radar_rl.policies.observation import ObservationSpec
 from radar_rl.rollouts.trace import TraceSettings
@@ -47,6 +51,10 @@ class Candidate:
         if isinstance(self.policy, LearnedPolicy):
             return self.policy.spec
         return ObservationSpec(made.max_depth, made.top_k, floor=OBSERVATION_FLOOR)
+
+    def paid(self, outcomes: Outcomes) -> NDArray[np.bool_]:
+        """After which draft calls it pays for a decision: [L] bool."""
+        return outcomes.paid(self.policy.pays_decisions, self.policy.asks_from)
 
 
 def candidates(asked: Sequence[str]) -> list[Candidate]:

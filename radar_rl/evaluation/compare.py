@@ -27,6 +27,16 @@ FACTS = {
     "episode": pl.String,
     "positions": pl.Int64,
     "seed": pl.Int64,
+    "settings": pl.String,
+    "reward": pl.String,
+    "newest": pl.Int64,
+    "asks_from": pl.Int64,
+    "share": pl.Float64,
+    "validation": pl.Float64,
+    "held_out": pl.Float64,
+    "steps": pl.Int64,
+    "batch_size": pl.Int64,
+    "data_hash": pl.String,
 }
 
 SCHEMA = {

@@ -10,21 +10,26 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from radar_rl.evaluation.compare import headline
+from radar_rl.evaluation.groups import SETTINGS, grouped
+
+# Runs of one line differ in the prompts learned from, and in the seed, over which the mean is taken.
+ALIKE = tuple(name for name in SETTINGS if name != "share")
 
 LINES = ("#1f6fb4", "#c4473a", "#2f8f5b", "#8a5ab5", "#b3761d", "#3aa3a8", "#d16ba5", "#6b6f76")
 
 
 def differing_positions(rows: pl.DataFrame) -> bool:
-    """Whether runs of one algorithm were trained on different numbers of positions."""
+    """Whether runs, otherwise alike, were trained on different numbers of positions."""
     return not _several(_learned(rows)).is_empty()
 
 
 def learning_curves(rows: pl.DataFrame, path: Path) -> None:
     """Draw gain over the tuned static depth, and share of the oracle gap closed, against training positions.
 
-    A row of panels for each profile, with the runs trained for it where there are such, a line for each algorithm and
-    observation: means over tasks where there are several (over all texts where not), and over seeds. Bands are the 95 %
-    intervals over prompts, those of the gap in units of the oracle's gain; a dotted line is the best tuned rule's.
+    A row of panels for each profile, with the runs trained for it where there are such, a line for each kind of run,
+    alike but for the share of the prompts learned from: means over tasks where there are several (over all texts where
+    not), and over seeds. Bands are the 95 % intervals over prompts, those of the gap in units of the oracle's gain; a
+    dotted line is the best tuned rule's.
 
     Args:
         rows: of ``evaluation.parquet``: runs with ``positions``, and for the gap the oracle's rows.
@@ -65,9 +70,8 @@ def _learned(rows: pl.DataFrame) -> pl.DataFrame:
     learned = headline(rows).filter((pl.col("kind") == "learned") & pl.col("positions").is_not_null())
     at_home = pl.col("trained_for").eq_missing(pl.col("hardware"))
     learned = learned.filter(at_home | ~at_home.any().over("hardware"))
-    told = [name for name in ("observation", "behaviour", "episode") if learned[name].n_unique() > 1]
-    words = [pl.col(name).fill_null("?") for name in ("algorithm", *told)]
-    return learned.with_columns(line=pl.concat_str(words, separator=" · "))
+    lines = {row: group.name for group in grouped(learned, ALIKE) for row in group.rows}
+    return learned.with_columns(line=pl.Series([lines[row] for row in range(learned.height)], dtype=pl.String))
 
 
 def _several(learned: pl.DataFrame) -> pl.DataFrame:

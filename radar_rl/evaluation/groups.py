@@ -1,4 +1,4 @@
-"""Runs that differ by their seed alone, as groups: how sweeps are read."""
+"""Runs alike: groups whose members differ by their seed, and what else is left out, alone; how sweeps are read."""
 
 import json
 from collections.abc import Sequence
@@ -7,8 +7,8 @@ from typing import Any
 
 import polars as pl
 
-# Settings that may set groups of one algorithm apart; what differs is told, the rest is not.
-TOLD = (
+# What a run follows from, but for the machine and the seed; the algorithm's own settings besides.
+SETTINGS = (
     "behaviour",
     "episode",
     "reward",
@@ -20,15 +20,13 @@ TOLD = (
     "held_out",
     "steps",
     "batch_size",
-    "tree_size",
-    "hardware",
     "data_hash",
 )
 
 
 @dataclass(frozen=True)
 class Group:
-    """Runs that differ by their seed alone.
+    """Runs that are alike.
 
     Attributes:
         name: the algorithm, and what sets it apart from other groups of it.
@@ -39,13 +37,15 @@ class Group:
     rows: list[int]
 
 
-def grouped(results: pl.DataFrame) -> list[Group]:
+def grouped(results: pl.DataFrame, alike: Sequence[str] = (*SETTINGS, "tree_size", "hardware")) -> list[Group]:
     """The groups among runs, in the order of their first ones.
 
     Args:
-        results: rows as ``radar_rl.offline.results.gather_results`` gives them.
+        results: rows of ``gather_results`` (``offline.results``), or runs' rows of ``evaluation.parquet``.
+        alike: columns in which a group's runs are the same, beside the algorithm and its settings; by default all that
+            a run follows from but its seed.
     """
-    told = [_told(row) for row in results.iter_rows(named=True)]
+    told = [_told(row, alike) for row in results.iter_rows(named=True)]
     algorithms = results["algorithm"].to_list()
     rows: dict[tuple[tuple[str, str], ...], list[int]] = {}
     for number, settings in enumerate(told):
@@ -56,19 +56,21 @@ def grouped(results: pl.DataFrame) -> list[Group]:
         others = [told[i] for i, algorithm in enumerate(algorithms) if algorithm == name]
         own = [key for key in told[numbers[0]] if len({other.get(key) for other in others}) > 1]
         parts = [_said(key, told[numbers[0]][key]) for key in own]
-        groups.append(Group(", ".join([name, *parts]), numbers))
+        groups.append(Group(" · ".join([name, *parts]), numbers))
     return groups
 
 
-def _told(row: dict[str, Any]) -> dict[str, str]:
-    """What sets a run apart but for its seed, as texts by name; an algorithm's settings under their own names."""
+def _told(row: dict[str, Any], alike: Sequence[str]) -> dict[str, str]:
+    """What sets a run apart, as texts by name; an algorithm's settings under their own names."""
     settings = {key: json.dumps(value) for key, value in json.loads(row["settings"]).items()}
-    return {"algorithm": row["algorithm"]} | {key: str(row[key]) for key in TOLD} | settings
+    return {"algorithm": row["algorithm"]} | {key: str(row[key]) for key in alike} | settings
 
 
 def _said(key: str, value: str) -> str:
-    if key in ("behaviour", "hardware", "observation"):
+    if key in ("behaviour", "episode", "hardware", "observation"):
         return value
+    if key == "data_hash":
+        return f"data {value[:8]}"
     if key == "reward":
         return " ".join(str(part) for part in json.loads(value).values())
     return f"{key}={value}"

@@ -91,16 +91,18 @@ class Problem:
         spec = candidate.spec(trace.settings)
         return ChoiceShown(TraceObservations(spec, trace.confidences, trace.features), choices(candidate.policy, trace))
 
-    def values(self, seen: ChoiceShown, fitted: FittedValue) -> dict[str, Any]:
+    def values(self, candidate: Candidate, seen: ChoiceShown, fitted: FittedValue) -> dict[str, Any]:
         """A policy's exact value and the estimate, means over the starts, and the throughputs that they stand for.
 
         Over a whole text the emitted tokens are fixed, so a value names the seconds, and these a throughput. The value
         of rounds names none: which rounds there are is up to the policy.
         """
-        exact = float(policy_values(self.outcomes, self.reward, self.episode, depths_of(seen.table)).mean())
+        paid = candidate.paid(self.outcomes)
+        exact = float(policy_values(self.outcomes, self.reward, self.episode, depths_of(seen.table), paid).mean())
         told = fitted.at_first_call(seen, self.starts)
         estimate = float(told.mean() if self.phi is None else (told + self.phi[self.starts, 0]).mean())
         return {
+            "policy": candidate.name,
             "exact": exact,
             "estimate": estimate,
             "error": estimate - exact,
@@ -193,7 +195,7 @@ def ope(
     if len(kept):
         problem = Problem.of(Outcomes.of(kept, profile), reward, episode, worth)
         for each, value in zip(asked, fitted, strict=True):
-            rows.append({"policy": each.name, "texts": HELD_OUT, **problem.values(problem.seen(each), value)})
+            rows.append({"texts": HELD_OUT, **problem.values(each, problem.seen(each), value)})
     table = _table(rows, asked, fitted, profile, reward, episode, behaviour, shaped)
     folder.mkdir(parents=True, exist_ok=True)
     table.write_parquet(folder / TABLE_FILE)
@@ -233,13 +235,14 @@ def _on_training_texts(
     worth = token_worth(outcomes, reward, episode) if shaped else None
     problem = Problem.of(outcomes, reward, episode, worth)
     decisions = decide(behaviour, outcomes, settings.seed)
-    transitions = TraceTransitions.of(outcomes, decisions, reward, episode, problem.phi)
     fitted, rows = [], []
     for each in asked:
         seen = problem.seen(each)
+        # The data say what was done; what is paid for are the decisions that the evaluated policy makes.
+        transitions = TraceTransitions.of(outcomes, decisions, reward, episode, problem.phi, each.paid(outcomes))
         value = fit_value(each.name, seen, transitions, settings)
         fitted.append(value)
-        rows.append({"policy": each.name, "texts": TRAINING, **problem.values(seen, value)})
+        rows.append({"texts": TRAINING, **problem.values(each, seen, value)})
     return fitted, reward, worth, rows
 
 

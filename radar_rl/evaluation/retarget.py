@@ -13,10 +13,8 @@ from rich.console import Console
 from rich.table import Table
 
 from radar_rl.evaluation.compare import MEAN_OF_TASKS, headline
+from radar_rl.evaluation.groups import SETTINGS, grouped
 from radar_rl.evaluation.report import told_wide
-
-# Runs that differ in nothing else but the machine, and in the seed, over which the mean is taken.
-ALIKE = ("algorithm", "observation", "behaviour", "episode", "positions")
 
 
 @dataclass(frozen=True)
@@ -40,7 +38,7 @@ class Retargeting:
 
 
 def retargetings(rows: pl.DataFrame) -> list[Retargeting]:
-    """The matrices of an evaluation: one for each kind of run that was trained for several of its profiles.
+    """The matrices of an evaluation: one for each kind of run, alike but for the machine, trained for several of them.
 
     Args:
         rows: what ``comparison`` returned, of all profiles.
@@ -49,16 +47,17 @@ def retargetings(rows: pl.DataFrame) -> list[Retargeting]:
     overall = headline(rows)
     learned = overall.filter((pl.col("kind") == "learned") & pl.col("trained_for").is_in(machines))
     baselines = dict(overall.select("hardware", "baseline").unique().iter_rows())
-    groups = learned.partition_by(ALIKE, maintain_order=True)
-    groups = [group for group in groups if group["trained_for"].n_unique() > 1]
     matrices = []
-    for group in groups:
+    for alike in grouped(learned, SETTINGS):  # runs that differ in the machine, and in the seed
+        group = learned[alike.rows]
+        if group["trained_for"].n_unique() < 2:
+            continue
         trained_for = [name for name in machines if name in set(group["trained_for"])]
         cells = group.group_by("trained_for", "hardware").agg(pl.col("speedup_static").mean() - 1)
         gains = {(trained, on): gain for trained, on, gain in cells.iter_rows()}
         matrices.append(
             Retargeting(
-                _label(group, groups),
+                _label(alike.name, group),
                 tuple(trained_for),
                 tuple(machines),
                 tuple(baselines[name] for name in machines),
@@ -68,14 +67,12 @@ def retargetings(rows: pl.DataFrame) -> list[Retargeting]:
     return matrices
 
 
-def _label(group: pl.DataFrame, groups: Sequence[pl.DataFrame]) -> str:
-    """The algorithm, and what else tells the group from the others."""
-    values = {name: {str(other[name][0]) for other in groups} for name in ALIKE}
-    told = [str(group[name][0]) for name in ALIKE if name == "algorithm" or len(values[name]) > 1]
+def _label(name: str, group: pl.DataFrame) -> str:
+    """What the runs of a group are, and what the mean is over."""
     seeds = group["seed"].n_unique()
     over = ["tasks"] if group["task"][0] == MEAN_OF_TASKS else []
     over += [f"{seeds} seeds"] if seeds > 1 else []
-    return " · ".join(told) + (f", mean over {' and '.join(over)}" if over else "")
+    return name + (f", mean over {' and '.join(over)}" if over else "")
 
 
 def print_retargeting(matrices: Sequence[Retargeting], console: Console | None = None) -> None:

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from radar_rl.errors import ConfigError, TraceError
-from radar_rl.evaluation.compare import Contender
+from radar_rl.evaluation.compare import FACTS, Contender
 from radar_rl.evaluation.decision import decision_microseconds
+from radar_rl.offline.results import record_row
 from radar_rl.offline.run import Run
 from radar_rl.offline.walk import Outcomes, policy_depths, walk
 from radar_rl.policies import LearnedPolicy, MemorylessPolicy
@@ -145,15 +146,9 @@ def run_names(runs: Sequence[Run]) -> list[str]:
 
 def run_facts(run: Run) -> dict[str, Any]:
     """What ``run.json`` says of a run, by the names of ``compare.FACTS``; what it does not say is None."""
-    about = run.about
-    arguments = about.get("arguments", {})
+    row, arguments = record_row(run.about), run.about.get("arguments", {})
     observation = arguments.get("observation") or (DEFAULT_FEATURES if arguments else None)
-    return {
-        "trained_for": about["hardware"]["name"],
-        "algorithm": about["algorithm"]["name"],
+    return {name: row.get(name) for name in FACTS} | {
+        "trained_for": row["hardware"],
         "observation": ",".join(observation) if observation else None,
-        "behaviour": arguments.get("behaviour"),
-        "episode": arguments.get("episode"),
-        "positions": about.get("positions") or arguments.get("positions"),
-        "seed": arguments.get("seed"),
     }

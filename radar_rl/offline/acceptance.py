@@ -8,8 +8,11 @@ On a tree, level ℓ is accepted when one of its nodes is, and with it a whole p
 the product. So one network predicts P(accepted ≥ ℓ) from the observation after call ℓ, and drafting stops where
 1 − P > h. Theirs sees the draft model's last hidden state; this one what ``observation=`` shows.
 
-h is tuned: of a grid, the one with the highest throughput over the training texts, by exact walks. Because
-1 − sigmoid(x) > h is x < logit(1 − h), the policy is a ``LearnedPolicy`` with the outputs [logit(1 − h), x].
+h is tuned after every epoch: of a grid, the one with the highest throughput over the training texts, by walks that
+decide after every call. Two things are left out. Where the observation shows accepted history, these walks read that of
+the policy as the epoch before left it (at first, of the tuned static depth), not what their own h would make of it. And
+from which call the policy is asked is tuned afterwards, h staying as it is. Because 1 − sigmoid(x) > h is
+x < logit(1 − h), the policy is a ``LearnedPolicy`` with the outputs [logit(1 − h), x].
 """
 
 from collections.abc import Mapping
@@ -21,7 +24,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from radar_rl.errors import ConfigError
 from radar_rl.offline.data import TraceData, TrainingData
 from radar_rl.offline.encoder import StandardisedEncoder, encoder_factory
 from radar_rl.offline.fit import EPOCHS, Fitted, Progress, Training, every_state, one_thread
@@ -69,14 +71,12 @@ def fit_acceptance(data: TrainingData, settings: Mapping[str, Any], training: Tr
     """Train an acceptance head and tune its threshold; a ``Learner``. Reward, λ and episode are of no account to it.
 
     Raises:
-        ConfigError: the data are no trace, a setting is out of range, or training diverged.
+        ConfigError: the data are no trace, or training diverged.
     """
     trace_data, rows = every_state(data, settings["name"])
-    if settings["rejection_weight"] <= 0 or settings["learning_rate"] <= 0:
-        raise ConfigError(f"algo={settings['name']}: expected rejection_weight and learning_rate > 0, got {settings}")
     torch.manual_seed(training.seed)
     rng = np.random.default_rng(training.seed)
-    progress = Progress(settings["name"], data, training)
+    progress = Progress(settings["name"], data, training, lambda policy: trace_data.follow(policy)[1])
     states = States(trace_data, rows, rng)
     factory = encoder_factory(states.draw(min(SAMPLED, len(states)))[0], settings["hidden"])
     network = AcceptanceHead(factory.create((trace_data.spec.size,)), settings["hidden"][-1])
@@ -128,7 +128,7 @@ class States:
 
 
 def tuned_threshold(network: AcceptanceHead, data: TraceData) -> float:
-    """The threshold with the highest throughput over the texts, by exact walks; of equally fast ones the smallest."""
+    """The threshold with the highest throughput over the texts, by walks; of equally fast ones the smallest."""
     logits = _all_logits(network, data)
     outcomes = data.outcomes
 

@@ -11,6 +11,7 @@ from radar_rl.offline.data import TrainingData
 from radar_rl.offline.fit import Fitted, Learner, Training
 from radar_rl.offline.qlearning import fit_qlearning
 from radar_rl.offline.radar import fit_radar
+from radar_rl.offline.ranges import check_ranges
 from radar_rl.offline.stopping import fit_stopping
 
 
@@ -120,23 +121,16 @@ def settings_of(algo: Mapping[str, Any]) -> dict[str, Any]:
         Every setting, ``name`` included.
 
     Raises:
-        ConfigError: the name or a setting is unknown.
+        ConfigError: the name or a setting is unknown, or a setting out of range.
     """
     name = algo.get("name")
     if name not in ALGORITHMS:
         raise ConfigError(f"unknown algorithm {name!r}; valid: {', '.join(ALGORITHMS)}")
-    hidden, interval = algo.get("hidden", [1]), algo.get("target_update_interval", 1)
-    if not hidden or min(hidden) < 1 or interval < 1:
-        raise ConfigError(
-            f"algo={name}: expected hidden sizes and target_update_interval ≥ 1, got {hidden}, {interval}"
-        )
-    if not 0 < algo.get("action_flexibility", 0.5) < 1:
-        raise ConfigError(f"algo={name}: action_flexibility: expected 0 < τ < 1, got {algo['action_flexibility']}")
-    defaults = ALGORITHMS[name].defaults
-    unknown = sorted(set(algo) - set(defaults) - {"name"})
-    if unknown:
+    defaults, own = ALGORITHMS[name].defaults, {key: value for key, value in algo.items() if key != "name"}
+    if unknown := sorted(set(own) - set(defaults)):
         raise ConfigError(f"algo={name}: unknown settings {unknown}; valid: {', '.join(defaults)}")
-    return {"name": name, **defaults, **{key: value for key, value in algo.items() if key != "name"}}
+    check_ranges(name, own)
+    return {"name": name, **defaults, **own}
 
 
 def fit_policy(data: TrainingData, settings: Mapping[str, Any], training: Training) -> Fitted:

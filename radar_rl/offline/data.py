@@ -13,7 +13,7 @@ from radar_rl.offline.history import history_along
 from radar_rl.offline.shaping import potential
 from radar_rl.offline.transitions import Episode, TraceTransitions, TransitionSource
 from radar_rl.offline.tuning import TunedStatic, tune_static
-from radar_rl.offline.walk import Outcomes, Walk, walk_policy
+from radar_rl.offline.walk import Outcomes, Walk, policy_depths, walk, walk_policy
 from radar_rl.policies.observation import DEFAULT_FEATURES, ObservationSpec
 from radar_rl.policies.protocol import Policy
 from radar_rl.rollouts.reward import Reward
@@ -113,6 +113,15 @@ class TraceData:
         """
         if "history" in self.spec.features:
             self.source.features["history"] = history_along(self.outcomes.trace, depths)
+
+    def follow(self, policy: Policy) -> tuple[NDArray[np.int8], Walk]:
+        """A policy's stopping depths [N] and its walk over the training texts.
+
+        From now on observations look back along that walk.
+        """
+        depths = policy_depths(self.outcomes, policy)
+        self.look_back(depths)
+        return depths, walk(self.outcomes, depths, policy.pays_decisions, policy.asks_from)
 
     @property
     def first_rate(self) -> float:

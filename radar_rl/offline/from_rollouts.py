@@ -48,7 +48,8 @@ class RolloutData:
         episode: ``sequence`` or ``round``.
         spec: layout of the observations.
         source: the observations.
-        chosen: [T] bool, the steps to learn from; the others are only looked ahead to.
+        training: [T] bool, the steps of the prompts to train on.
+        chosen: [T] bool, those of them to learn from; the others are only looked ahead to.
     """
 
     steps: pl.DataFrame
@@ -58,6 +59,7 @@ class RolloutData:
     episode: Episode
     spec: ObservationSpec
     source: LoggedObservations
+    training: NDArray[np.bool_]
     chosen: NDArray[np.bool_]
 
     @classmethod
@@ -94,7 +96,7 @@ class RolloutData:
         # What traces are learned from, too; the environments log down to their own floor.
         spec = replace(spec, floor=max(spec.floor, OBSERVATION_FLOOR))
         source = LoggedObservations(np.maximum(table, np.float32(spec.floor)))
-        return cls(steps, hardware, nodes, reward, episode, spec, source, chosen)
+        return cls(steps, hardware, nodes, reward, episode, spec, source, train, chosen)
 
     @property
     def decisions(self) -> DecisionTable:
@@ -105,11 +107,16 @@ class RolloutData:
 
     @property
     def first_rate(self) -> float:
-        """Throughput of the logged policy itself under the hardware profile, tokens per second."""
+        """Throughput of the logged policy itself on the training prompts, under the profile; tokens per second.
+
+        It pays for the decisions that cost something when they were logged: a static depth makes none, and one that is
+        asked late none before.
+        """
         stops, depth, emitted = self._stops()
+        stops &= self.training
+        paid = self.training & (self.steps["decide_seconds"].to_numpy() > 0.0)
         seconds = self.hardware.round_seconds(self.nodes)[depth[stops] - 1].sum()
-        seconds += (self.chosen.sum()) * self.hardware.decide_seconds
-        return float(emitted[stops].sum() / seconds)
+        return float(emitted[stops].sum() / (seconds + paid.sum() * self.hardware.decide_seconds))
 
     def _stops(self) -> tuple[NDArray[np.bool_], NDArray[np.int64], NDArray[np.int64]]:
         """Which steps end a round, and depth and emitted tokens of every step."""

@@ -37,7 +37,7 @@ def _constrained(q_function: Any, imitator: Any, action_flexibility: float) -> l
     An action is out where its probability is at most τ = ``action_flexibility`` times the other's. With q the value of
     continuing less that of stopping, l the difference of the imitator's logits and t = −log τ: continue where l ≥ t
     (stop is out), or −t < l and q > 0. That is min(l + t, max(l − t, q)) > 0, which two ReLU layers say exactly, since
-    max(a, b) = a + relu(b − a) and x = relu(x) − relu(−x). Q-function and imitator share their body (``_bcq``).
+    max(a, b) = a + relu(b − a) and x = relu(x) − relu(−x). Q-function and imitator share their body (``CONFIGS``).
     """
     (q_weight, q_bias), (l_weight, l_bias) = (_continue_less_stop(network) for network in (q_function, imitator))
     t = -math.log(action_flexibility)

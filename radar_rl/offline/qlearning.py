@@ -1,7 +1,7 @@
 """d3rlpy's algorithms: from settings to one of them, its training, and from a trained one to an exportable policy."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from radar_rl.offline.backend import d3rlpy
@@ -30,100 +30,22 @@ ENORMOUS = 1e6
 WEIGHTS_GONE = f"weights not finite, or past {ENORMOUS:.0e}"
 
 
-def _cql(
-    encoder: Any, optimiser: Any, batch_size: int, learning_rate: float, alpha: float, target_update_interval: int
-) -> Any:
-    return d3rlpy.algos.DiscreteCQLConfig(
-        learning_rate=learning_rate,
-        optim_factory=optimiser(),
-        encoder_factory=encoder,
-        batch_size=batch_size,
-        gamma=GAMMA,
-        alpha=alpha,
-        target_update_interval=target_update_interval,
-        reward_scaler=d3rlpy.preprocessing.MultiplyRewardScaler(REWARD_SCALE),
-    )
+# What each is made of, and what is fixed about it. BCQ: one body for Q and imitator, so that a decision costs one
+# network's microseconds.
+CONFIGS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "cql": (d3rlpy.algos.DiscreteCQLConfig, {}),
+    "iql": (DiscreteIQLConfig, {}),
+    "bc": (d3rlpy.algos.DiscreteBCConfig, {}),
+    "bcq": (d3rlpy.algos.DiscreteBCQConfig, {"share_encoder": True}),
+    "ddqn": (d3rlpy.algos.DoubleDQNConfig, {}),
+}
 
-
-def _iql(
-    encoder: Any,
-    optimiser: Any,
-    batch_size: int,
-    learning_rate: float,
-    expectile: float,
-    weight_temp: float,
-    max_weight: float,
-    n_critics: int,
-    tau: float,
-) -> Any:
-    return DiscreteIQLConfig(
-        actor_learning_rate=learning_rate,
-        critic_learning_rate=learning_rate,
-        actor_optim_factory=optimiser(),
-        critic_optim_factory=optimiser(),
-        actor_encoder_factory=encoder,
-        critic_encoder_factory=encoder,
-        value_encoder_factory=encoder,
-        batch_size=batch_size,
-        gamma=GAMMA,
-        expectile=expectile,
-        # Advantages arrive scaled; the temperature is meant per token.
-        weight_temp=weight_temp / REWARD_SCALE,
-        max_weight=max_weight,
-        n_critics=n_critics,
-        tau=tau,
-        reward_scaler=d3rlpy.preprocessing.MultiplyRewardScaler(REWARD_SCALE),
-    )
-
-
-def _bc(encoder: Any, optimiser: Any, batch_size: int, learning_rate: float, beta: float) -> Any:
-    return d3rlpy.algos.DiscreteBCConfig(
-        learning_rate=learning_rate,
-        optim_factory=optimiser(),
-        encoder_factory=encoder,
-        batch_size=batch_size,
-        gamma=GAMMA,
-        beta=beta,
-    )
-
-
-def _ddqn(encoder: Any, optimiser: Any, batch_size: int, learning_rate: float, target_update_interval: int) -> Any:
-    return d3rlpy.algos.DoubleDQNConfig(
-        learning_rate=learning_rate,
-        optim_factory=optimiser(),
-        encoder_factory=encoder,
-        batch_size=batch_size,
-        gamma=GAMMA,
-        target_update_interval=target_update_interval,
-        reward_scaler=d3rlpy.preprocessing.MultiplyRewardScaler(REWARD_SCALE),
-    )
-
-
-def _bcq(
-    encoder: Any,
-    optimiser: Any,
-    batch_size: int,
-    learning_rate: float,
-    action_flexibility: float,
-    beta: float,
-    target_update_interval: int,
-) -> Any:
-    return d3rlpy.algos.DiscreteBCQConfig(
-        learning_rate=learning_rate,
-        optim_factory=optimiser(),
-        encoder_factory=encoder,
-        batch_size=batch_size,
-        gamma=GAMMA,
-        action_flexibility=action_flexibility,
-        beta=beta,
-        target_update_interval=target_update_interval,
-        # One body for Q and imitator, so that a decision costs one network's microseconds.
-        share_encoder=True,
-        reward_scaler=d3rlpy.preprocessing.MultiplyRewardScaler(REWARD_SCALE),
-    )
-
-
-BUILDERS: dict[str, Callable[..., Any]] = {"cql": _cql, "iql": _iql, "bc": _bc, "bcq": _bcq, "ddqn": _ddqn}
+# IQL's config names its networks, where the others' speaks of one.
+IQL_NETWORKS = {
+    "learning_rate": ("actor", "critic"),
+    "optim_factory": ("actor", "critic"),
+    "encoder_factory": ("actor", "critic", "value"),
+}
 
 
 def fit_qlearning(data: TrainingData, settings: Mapping[str, Any], training: Training) -> Fitted:
@@ -199,13 +121,18 @@ def make_algorithm(
         steps: updates to come; the learning rate falls to zero over them along a cosine, so that what is exported is
             not the last swing of the optimiser.
     """
-
-    def optimiser() -> Any:
-        schedule = d3rlpy.optimizers.CosineAnnealingLRFactory(T_max=steps)
-        return d3rlpy.optimizers.AdamFactory(clip_grad_norm=1.0, lr_scheduler_factory=schedule)
-
     own = {key: value for key, value in settings.items() if key not in ("name", "hidden")}
-    return BUILDERS[settings["name"]](encoder, optimiser, batch_size, **own).create(device=False)
+    if "weight_temp" in own:
+        own["weight_temp"] /= REWARD_SCALE  # advantages arrive scaled; the temperature is meant per token
+    schedule = d3rlpy.optimizers.CosineAnnealingLRFactory(T_max=steps)
+    own["optim_factory"] = d3rlpy.optimizers.AdamFactory(clip_grad_norm=1.0, lr_scheduler_factory=schedule)
+    own["encoder_factory"] = encoder
+    if settings["name"] == "iql":
+        shared = {key: own.pop(key) for key in IQL_NETWORKS}
+        own |= {f"{network}_{key}": shared[key] for key, networks in IQL_NETWORKS.items() for network in networks}
+    config, fixed = CONFIGS[settings["name"]]
+    scaler = d3rlpy.preprocessing.MultiplyRewardScaler(REWARD_SCALE)
+    return config(batch_size=batch_size, gamma=GAMMA, reward_scaler=scaler, **fixed, **own).create(device=False)
 
 
 def learned_policy(algorithm: Any, spec: ObservationSpec, name: str) -> LearnedPolicy:

@@ -60,11 +60,10 @@ def fit_radar(data: TrainingData, settings: Mapping[str, Any], training: Trainin
     """Train RADAR's policy; a ``Learner``. With ``reward=throughput`` it is the same method under our objective.
 
     Raises:
-        ConfigError: the data are no trace with rounds as episodes, or show features; a setting is out of range; or
-            training diverged.
+        ConfigError: the data are no trace with rounds as episodes, or show features; or training diverged.
     """
     trace_data, rows = every_state(data, settings["name"])
-    _check(trace_data, settings)
+    _check(trace_data, settings["name"])
     torch.manual_seed(training.seed)
     rng = np.random.default_rng(training.seed)
     progress = Progress(settings["name"], data, training)
@@ -199,20 +198,11 @@ def _stopping(reward: Reward, hardware: HardwareProfile, nodes: NDArray[np.int64
     return reward.stopping(hardware, nodes, np.broadcast_to(emitted[:, None], (len(emitted), len(nodes))))
 
 
-def _check(data: TraceData, settings: Mapping[str, Any]) -> None:
-    name = settings["name"]
+def _check(data: TraceData, name: str) -> None:
     if data.episode != "round":
         raise ConfigError(f"algo={name} learns single rounds, as published: add episode=round")
     if data.spec.features != DEFAULT_FEATURES:
         raise ConfigError(f"algo={name} reads the confidences alone, as published: leave observation= out")
-    if not (0.0 <= settings["gamma"] <= 1.0 and 0.0 <= settings["dropout"] < 1.0):
-        raise ConfigError(
-            f"algo={name}: expected gamma in [0, 1] and dropout in [0, 1), got {settings['gamma']} and "
-            f"{settings['dropout']}"
-        )
-    positive = ("learning_rate", "lstm_hidden", "mlp_hidden")
-    if min(settings[key] for key in positive) <= 0 or settings["weight_decay"] < 0:
-        raise ConfigError(f"algo={name}: expected {', '.join(positive)} > 0 and weight_decay ≥ 0, got {dict(settings)}")
 
 
 def _batches(rows: NDArray[np.int32], size: int, rng: np.random.Generator) -> Iterator[NDArray[np.int32]]:

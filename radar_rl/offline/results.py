@@ -88,13 +88,16 @@ def result_row(folder: Path, shown: str) -> dict[str, Any]:
     Raises:
         InputError: its record is damaged.
     """
-    about = read_record(folder)
+    return record_row(read_record(folder)) | {"folder": shown}
+
+
+def record_row(about: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's record as one row, columns as ``SCHEMA``, but for the folder; what an older record lacks is null."""
     arguments: Mapping[str, Any] = about.get("arguments", {})
     reached, static = about.get("training_tokens_per_second"), about.get("best_static_tokens_per_second")
     settings = {key: value for key, value in about["algorithm"].items() if key != "name"}
     row: dict[str, Any] = {key: about.get(key, arguments.get(key)) for key in SCHEMA}
     return row | {
-        "folder": shown,
         "algorithm": about["name"],
         "settings": json.dumps(settings),
         "reward": json.dumps({k: v for k, v in arguments.get("reward", {}).items() if v is not None}),

@@ -36,10 +36,10 @@ def stopping_returns(
     return returns
 
 
-def round_rewards(outcomes: Outcomes, reward: Reward) -> NDArray[np.float64]:
-    """The sum of a round's rewards when it stops after call 1 … L: [N, L] float64."""
-    going = np.append(0.0, reward.going(outcomes.hardware, outcomes.max_depth))
-    return np.asarray(reward.stopping(outcomes.hardware, outcomes.nodes, outcomes.emitted) + np.cumsum(going))
+def round_rewards(outcomes: Outcomes, reward: Reward, paid: NDArray[np.bool_] | None = None) -> NDArray[np.float64]:
+    """The sum of a round's rewards when it stops after call 1 … L: [N, L] float64; ``paid`` as ``Reward`` has it."""
+    going = np.append(0.0, reward.going(outcomes.hardware, outcomes.max_depth, paid))
+    return np.asarray(reward.stopping(outcomes.hardware, outcomes.nodes, outcomes.emitted, paid) + np.cumsum(going))
 
 
 def start_rows(trace: Trace, episode: Episode) -> NDArray[np.int64]:
@@ -48,17 +48,16 @@ def start_rows(trace: Trace, episode: Episode) -> NDArray[np.int64]:
 
 
 def policy_values(
-    outcomes: Outcomes, reward: Reward, episode: Episode, depths: NDArray[np.integer]
+    outcomes: Outcomes, reward: Reward, episode: Episode, depths: NDArray[np.integer], paid: NDArray[np.bool_]
 ) -> NDArray[np.float64]:
     """The value of a policy at the state after call 1 of each episode, exactly.
-
-    Every policy pays for its decisions here, those that decide nothing included, as rewards have it.
 
     Args:
         outcomes: what stopping brings.
         reward: what an action earns.
         episode: ``sequence`` or ``round``.
         depths: [N] in 1 … L, where the policy stops.
+        paid: [L], after which calls it pays for a decision (``Outcomes.paid``).
 
     Returns:
         [S] float64, the return of the episodes that start at ``start_rows``.
@@ -66,6 +65,6 @@ def policy_values(
     values = np.empty(len(depths))
     for piece, some in outcomes.pieces():
         rows, chosen = np.arange(len(some.trace)), depths[piece] - 1
-        earned = round_rewards(some, reward)[rows, chosen]
+        earned = round_rewards(some, reward, paid)[rows, chosen]
         values[piece] = total(earned, some.next_row[rows, chosen]) if episode == "sequence" else earned
     return values[start_rows(outcomes.trace, episode)]

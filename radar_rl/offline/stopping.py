@@ -25,7 +25,7 @@ from radar_rl.offline.data import TrainingData
 from radar_rl.offline.encoder import StandardisedEncoder, encoder_factory
 from radar_rl.offline.fit import EPOCHS, Fitted, Progress, Training, every_state, one_thread
 from radar_rl.offline.returns import stopping_returns
-from radar_rl.offline.walk import Walk, policy_depths, walk
+from radar_rl.offline.walk import Walk
 from radar_rl.policies.learned import LearnedPolicy
 from radar_rl.policies.observation import ObservationSpec
 from radar_rl.policies.protocol import MemorylessPolicy
@@ -120,9 +120,8 @@ def fit_stopping(data: TrainingData, settings: Mapping[str, Any], training: Trai
 
     def replay(policy: MemorylessPolicy) -> Walk:
         nonlocal depths
-        depths = policy_depths(outcomes, policy)
-        trace_data.look_back(depths)
-        return walk(outcomes, depths, policy.pays_decisions)
+        depths, run = trace_data.follow(policy)
+        return run
 
     progress = Progress(name, data, training, replay)
     returns = torch.from_numpy(stopping_returns(outcomes, trace_data.priced(progress.rate), trace_data.episode, depths))

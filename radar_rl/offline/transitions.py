@@ -103,6 +103,7 @@ class TraceTransitions:
         reward: Reward,
         episode: Episode,
         phi: NDArray[np.float32] | None = None,
+        paid: NDArray[np.bool_] | None = None,
     ) -> "TraceTransitions":
         """What decisions earn and where they lead.
 
@@ -111,6 +112,7 @@ class TraceTransitions:
             decisions: where which action is taken.
             reward: what an action earns.
             episode, phi: see the class.
+            paid: [max_depth], after which calls a decision is paid for (``Outcomes.paid``); None: after all.
 
         Raises:
             ConfigError: ``episode`` is unknown.
@@ -118,8 +120,8 @@ class TraceTransitions:
         check_episode(episode)
         depth = outcomes.max_depth
         emitted = np.broadcast_to(np.arange(depth + 2)[:, None], (depth + 2, depth))
-        stopping = reward.stopping(outcomes.hardware, outcomes.nodes, emitted)
-        return cls(outcomes.trace, decisions, reward.going(outcomes.hardware, depth), stopping, episode, phi)
+        stopping = reward.stopping(outcomes.hardware, outcomes.nodes, emitted, paid)
+        return cls(outcomes.trace, decisions, reward.going(outcomes.hardware, depth, paid), stopping, episode, phi)
 
     def __len__(self) -> int:
         return len(self.decisions)

@@ -87,9 +87,19 @@ class Outcomes:
         """Draft calls that a round may make, L."""
         return len(self.seconds)
 
-    def decisions(self, depth: NDArray[np.integer], asks_from: int = 1) -> NDArray[np.integer]:
+    def paid(self, pays_decisions: bool, asks_from: int = 1) -> NDArray[np.bool_]:
+        """After which of call 1 … L a policy pays for a decision: [L] bool.
+
+        Args:
+            pays_decisions: whether it pays for any.
+            asks_from: the first draft call after which it decides.
+        """
+        call = np.arange(1, self.max_depth + 1)
+        return np.asarray(pays_decisions & (call >= asks_from) & (call < self.max_depth))
+
+    def decisions(self, depth: NDArray[np.integer]) -> NDArray[np.integer]:
         """Decisions made in rounds that stop after ``depth`` calls; at ``max_depth`` nothing is decided."""
-        return np.asarray(np.maximum(np.minimum(depth, self.max_depth - 1) - (asks_from - 1), 0))
+        return np.asarray(np.minimum(depth, self.max_depth - 1))
 
 
 @dataclass(frozen=True)
@@ -146,10 +156,8 @@ def walk(outcomes: Outcomes, depths: NDArray[np.integer], pays_decisions: bool, 
     """
     trace = outcomes.trace
     texts = len(trace.sequences)
-    round_seconds = outcomes.seconds.copy()  # [L]
-    if pays_decisions:
-        made = outcomes.decisions(np.arange(1, outcomes.max_depth + 1), asks_from)
-        round_seconds += outcomes.hardware.decide_seconds * made
+    decisions = outcomes.paid(pays_decisions, asks_from).cumsum()  # [L], of a round that stops after call ℓ
+    round_seconds = outcomes.seconds + outcomes.hardware.decide_seconds * decisions
     counts = {name: np.zeros(texts, dtype=np.int64) for name in Walk.__dataclass_fields__ if name != "seconds"}
     seconds = np.zeros(texts)
     for rows, depth, emitted in trace.rounds(depths):
@@ -158,10 +166,8 @@ def walk(outcomes: Outcomes, depths: NDArray[np.integer], pays_decisions: bool, 
         counts["rounds"][text] += 1
         counts["draft_calls"][text] += depth
         counts["accepted"][text] += trace.accepted[rows, depth - 1]
-        counts["decisions"][text] += outcomes.decisions(depth, asks_from)
+        counts["decisions"][text] += decisions[depth - 1]
         seconds[text] += round_seconds[depth - 1]
-    if not pays_decisions:
-        counts["decisions"][:] = 0
     return Walk(seconds=seconds, **counts)
 
 
@@ -170,8 +176,9 @@ def policy_depths(outcomes: Outcomes, policy: Policy) -> NDArray[np.int8]:
 
     A policy without memory is asked about many rows at once; one that looks at the accepted history, or switches
     between policies without memory, is led through all texts in step. Any other is led through the texts in order,
-    round by round. Rows that a policy with memory never comes to hold L; at those that a policy which looks at history
-    never comes to, it is asked with the history that ``history_along`` gives them.
+    round by round, as rollouts lead it: each text has a copy of the policy as it came, unless it ``remembers``. Rows
+    that a policy with memory never comes to hold L; at those that a policy which looks at history never comes to, it is
+    asked with the history that ``history_along`` gives them. The policy stays as it came.
     """
     trace = outcomes.trace
     depths = np.full(len(trace), outcomes.max_depth, dtype=np.int8)
@@ -188,13 +195,15 @@ def policy_depths(outcomes: Outcomes, policy: Policy) -> NDArray[np.int8]:
             else:
                 depths[piece] = _asked(some, policy, slice(None))
         return depths
+    across = copy.deepcopy(policy) if getattr(policy, "remembers", False) else None
     for first in trace.first_row:
         row, history = int(first), no_rounds()
-        policy.begin_sequence(trace.sequences.sequence_id[trace.sequence[row]])
+        leads = across or copy.deepcopy(policy)
+        leads.begin_sequence(trace.sequences.sequence_id[trace.sequence[row]])
         while row >= 0:
-            depth = _live_depth(outcomes, policy, row, history)
+            depth = _live_depth(outcomes, leads, row, history)
             depths[row], accepted = depth, int(trace.accepted[row, depth - 1])
-            policy.end_round(depth, accepted)
+            leads.end_round(depth, accepted)
             history = after_round(history, accepted)
             row = int(trace.stop(np.array([row]), depth)[1][0])
     return depths

@@ -16,7 +16,8 @@ Layer = tuple[NDArray[np.float32], NDArray[np.float32]]
 class LearnedPolicy(MemorylessPolicy):
     """Continue when the network's second output (continue) exceeds its first (stop).
 
-    The outputs are action values (CQL) or action logits (BC, IQL); hidden layers are ReLU.
+    What the outputs are is up to the algorithm: action values (CQL, double DQN), action logits (BC, IQL, PPO), zero and
+    a margin (BCQ, fitted, direct), or a bound and what is held against it (acceptance). Hidden layers are ReLU.
 
     Args:
         name: how tables call it.

@@ -90,25 +90,38 @@ class Reward:
             return np.asarray(emitted - self.rate * np.asarray(seconds))
         return emitted if self.kind == "linear" else np.asarray(self.beta * emitted / np.asarray(round_seconds))
 
-    def going(self, hardware: HardwareProfile, max_depth: int) -> NDArray[np.float64]:
-        """Reward of continuing after call 1 … max_depth − 1: [max_depth − 1] float64."""
-        return self.of_continue(hardware.draft(max_depth)[1:] + hardware.decide_seconds)
+    def going(
+        self, hardware: HardwareProfile, max_depth: int, paid: NDArray[np.bool_] | None = None
+    ) -> NDArray[np.float64]:
+        """Reward of continuing after call 1 … max_depth − 1: [max_depth − 1] float64; ``paid`` as for ``stopping``."""
+        return self.of_continue(hardware.draft(max_depth)[1:] + _decide_seconds(hardware, max_depth, paid)[:-1])
 
     def stopping(
-        self, hardware: HardwareProfile, nodes: NDArray[np.int64], emitted: NDArray[np.integer]
+        self,
+        hardware: HardwareProfile,
+        nodes: NDArray[np.int64],
+        emitted: NDArray[np.integer],
+        paid: NDArray[np.bool_] | None = None,
     ) -> NDArray[np.float64]:
         """Reward of stopping after call 1 … max_depth.
 
         Args:
             nodes: [max_depth], nodes verified when stopping after call ℓ (``tree_nodes``).
             emitted: [..., max_depth], tokens the round then emits.
+            paid: [max_depth], after which calls a decision is paid for; None: after all. At ``max_depth`` nothing is
+                decided.
 
         Returns:
             [..., max_depth] float64.
         """
         max_depth = len(nodes)
-        decisions = np.full(max_depth, hardware.decide_seconds)
-        decisions[-1] = 0.0  # at max_depth nothing is decided
+        decisions = _decide_seconds(hardware, max_depth, paid)
         seconds = hardware.draft(max_depth)[0] + hardware.verify(nodes) + hardware.rest_seconds + decisions
-        made = np.minimum(np.arange(1, max_depth + 1), max_depth - 1)
-        return self.of_stop(emitted, seconds, hardware.round_seconds(nodes) + made * hardware.decide_seconds)
+        return self.of_stop(emitted, seconds, hardware.round_seconds(nodes) + np.cumsum(decisions))
+
+
+def _decide_seconds(hardware: HardwareProfile, max_depth: int, paid: NDArray[np.bool_] | None) -> NDArray[np.float64]:
+    """Seconds of the decision after call 1 … max_depth: [max_depth]."""
+    seconds = np.where(np.ones(max_depth, dtype=np.bool_) if paid is None else paid, hardware.decide_seconds, 0.0)
+    seconds[-1] = 0.0  # at max_depth nothing is decided
+    return seconds

@@ -232,7 +232,7 @@ def _weights_digest(policy: str) -> str | None:
     weights = place / "policy.safetensors" if place.is_dir() else place
     if not weights.is_file():
         return None
-    parameters = read_config(place)["parameters"] if place.is_dir() else None  # a rule's; a network has none
+    parameters = read_config(place)["parameters"] if place.is_dir() else None  # a rule's, or asks_from
     digest = hashlib.sha256(weights.read_bytes() + (json.dumps(parameters).encode() if parameters else b""))
     return digest.hexdigest()[:16]
 

@@ -53,13 +53,13 @@ def test_by_what_they_reached_in_training(sweep: Path, tmp_path: Path, capsys: p
         assert row["gain"] == pytest.approx(row["tokens_per_second"] / row["best_static_tokens_per_second"] - 1)
         assert row["measured_on"] == "the training prompts"
     assert [(group.name, group.rows) for group in grouped(table)] == [
-        ("bc, full", [0]),
-        ("bc, oracle", [1, 2]),
+        ("bc · full", [0]),
+        ("bc · oracle", [1, 2]),
         ("cql", [3]),
     ]
     printed = capsys.readouterr().out
     mean, deviation = spread([rows[1]["gain"], rows[2]["gain"]])
-    (line,) = (line for line in printed.splitlines() if "bc, oracle" in line)
+    (line,) = (line for line in printed.splitlines() if "bc · oracle" in line)
     assert f"{mean:+.1%}" in line
     assert f"{deviation:.2%}" in line
     assert image.imread(tmp_path / "out" / "compare.png").std() > 0.01

@@ -16,7 +16,7 @@ def row(kind: str, speedup: float, **changes: Any) -> dict[str, Any]:
 
 
 def learned(speedup: float, positions: int | None, **changes: Any) -> dict[str, Any]:
-    facts = {"algorithm": "cql", "observation": "confidences", "trained_for": "here"}
+    facts = {"algorithm": "cql", "observation": "confidences", "trained_for": "here", "settings": "{}"}
     return row("learned", speedup, positions=positions, **facts | changes)
 
 
@@ -58,6 +58,22 @@ def test_a_line_for_each_algorithm_and_observation(drawn: list[Figure], tmp_path
     assert gains["rule"][0][1] == 0.02
     assert len(gains) == 3
     assert points(drawn[0], 1)["cql · confidences"] == [(100, 0.125), (1000, 0.25)]
+
+
+@pytest.mark.parametrize(
+    "differs", [{"newest": 2}, {"reward": '{"kind": "linear"}'}, {"settings": '{"alpha": 1.0}'}, {"episode": "round"}]
+)
+def test_runs_of_one_line_differ_in_their_share_alone(
+    differs: dict[str, Any], tmp_path: Path, drawn: list[Figure]
+) -> None:
+    common = {"reward": '{"kind": "throughput"}', "settings": '{"alpha": 0.1}', "episode": "sequence"}
+    one, other = learned(1.05, 100, **common, share=0.1), learned(1.10, 1000, **common | differs, share=1.0)
+    assert not differing_positions(table(one, other))
+    rows = table(one, other, learned(1.15, 1000, **common, share=1.0))
+    assert differing_positions(rows)
+    learning_curves(rows, tmp_path / "c.png")
+    (line,) = [values for name, values in points(drawn[0], 0).items() if name.startswith("cql")]
+    assert line == [(100, 0.05), (1000, 0.15)]
 
 
 def test_means_over_tasks_are_drawn_where_there_are_any(drawn: list[Figure], tmp_path: Path) -> None:

@@ -14,11 +14,15 @@ from radar_rl.evaluation.candidates import candidates
 from radar_rl.evaluation.ope import SCHEMA, ope
 from radar_rl.evaluation.ope_report import agreement_words, better_half, draw_ope, print_ope
 from radar_rl.offline.walk import Outcomes, walk_policy
-from radar_rl.policies import ConfidenceThreshold, RandomStop
+from radar_rl.policies import ConfidenceThreshold, RandomStop, StaticDepth
 from radar_rl.rollouts import Trace
 from radar_rl.rollouts.split import held_out
-from radar_rl.runtime.artifact import save_policy
+from radar_rl.runtime.artifact import load_policy, save_policy
 from radar_rl.speculative.hardware import HardwareProfile
+
+# One is asked late, one decides nothing: they pay for fewer decisions than there are states.
+RULES = (ConfidenceThreshold(0.3, asks_from=3), StaticDepth(4), ConfidenceThreshold(0.3))
+MADE_WITH = {"target": "target@0", "draft": "draft@0", "max_depth": 8, "top_k": 10, "tree_size": 60}
 
 
 def asked(collection: Path, hardware_file: Path, out: Path, runs: list[str], **changes: Any) -> dict[str, Any]:
@@ -51,14 +55,15 @@ def test_estimates_stand_beside_exact_values(
     episode: str,
     shaped: bool,
 ) -> None:
-    policies = [str(runs["cql"]), str(runs["bc"]), "static:4", "threshold:0.3"]
+    save_policy(tmp_path / "late", RULES[0], MADE_WITH)
+    policies = [str(runs["cql"]), str(runs["bc"]), "static:4", "threshold:0.3", str(tmp_path / "late")]
     rows = ope(**asked(collection, hardware_file, tmp_path, policies, episode=episode, shaped=shaped))
     assert [(row["policy"], row["texts"]) for row in rows] == [
-        (name, half) for half in ("training", "held-out") for name in ("cql", "bc", "static-4", "threshold-0.3")
+        (name, half) for half in ("training", "held-out") for name in ("cql", "bc", *(rule.name for rule in RULES))
     ]
     assert pl.read_parquet(tmp_path / "ope.parquet").to_dicts() == rows
     assert (tmp_path / "ope.png").read_bytes().startswith(b"\x89PNG")
-    assert [row["algorithm"] for row in rows[:4]] == ["cql", "bc", None, None]
+    assert [row["algorithm"] for row in rows[:5]] == ["cql", "bc", None, None, None]
     assert all(row["error"] == pytest.approx(row["estimate"] - row["exact"]) for row in rows)
     assert "Spearman ρ" in capsys.readouterr().out
     hidden = held_out(trace.sequences.prompt_id, 0.3)
@@ -66,13 +71,13 @@ def test_estimates_stand_beside_exact_values(
         assert all(row["tokens_per_second"] is None for row in rows)
         assert rows[-1]["starts"] == (hidden[trace.sequence] & ~trace.censored).sum()
         return
-    # A text's value names the throughput that every other table has.
+    # A text's value names the throughput that every other table has: each policy pays for the decisions it makes.
     outcomes = Outcomes.of(trace.select(hidden), HardwareProfile.load(hardware_file))
-    expected = walk_policy(outcomes, ConfidenceThreshold(0.3)).tokens_per_second
-    assert rows[-1]["tokens_per_second"] == pytest.approx(expected)
+    for row, policy in zip(rows[5:], [*map(load_policy, policies[:2]), *RULES], strict=True):
+        assert row["tokens_per_second"] == pytest.approx(walk_policy(outcomes, policy).tokens_per_second), row["policy"]
     assert rows[-1]["starts"] == len(outcomes.trace.first_row)
-    best = max(rows[:4], key=lambda row: row["exact"])
-    assert best["tokens_per_second"] == max(row["tokens_per_second"] for row in rows[:4])
+    best = max(rows[:5], key=lambda row: row["exact"])
+    assert best["tokens_per_second"] == max(row["tokens_per_second"] for row in rows[:5])
 
 
 def test_a_seed_gives_the_same_table(collection: Path, hardware_file: Path, tmp_path: Path) -> None:
@@ -117,9 +122,8 @@ def test_the_better_half_is_looked_at_by_itself(tmp_path: Path, capsys) -> None:
 
 
 def test_folders_of_policies_are_searched(runs: dict[str, Path], tmp_path: Path, caplog) -> None:
-    made = {"target": "target@0", "draft": "draft@0", "max_depth": 8, "top_k": 10, "tree_size": 60}
-    save_policy(tmp_path / "rules" / "mine", ConfidenceThreshold(0.3), made)
-    save_policy(tmp_path / "rules" / "chance", RandomStop(0.5), made)
+    save_policy(tmp_path / "rules" / "mine", ConfidenceThreshold(0.3), MADE_WITH)
+    save_policy(tmp_path / "rules" / "chance", RandomStop(0.5), MADE_WITH)
     found = candidates([str(runs["cql"].parent), str(tmp_path / "rules"), "static:2"])
     assert "left out chance, which remember rounds or draw by chance" in caplog.text
     assert len(found) == 5

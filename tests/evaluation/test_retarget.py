@@ -16,6 +16,7 @@ MACHINES = ("small machine", "large machine")
 
 def row(policy: str, hardware: str, speedup: float, trained_for: str, **changes: Any) -> dict[str, Any]:
     facts = {"algorithm": "cql", "observation": "confidences", "behaviour": "uniform", "episode": "sequence"}
+    facts |= {"settings": '{"alpha": 0.1}', "reward": '{"kind": "throughput"}', "share": 1.0, "steps": 4000}
     values = dict.fromkeys(SCHEMA) | facts | {"kind": "learned", "task": "all", "seed": 0, "baseline": "static-3"}
     return (
         values
@@ -53,6 +54,27 @@ def test_seeds_are_averaged_and_what_else_differs_is_a_matrix_of_its_own() -> No
     np.testing.assert_allclose(matrix.gains, [[0.15, -0.15], [-0.10, 0.05]])
     both = [row("f", on, 1.0, for_, episode="round") for on in MACHINES for for_ in MACHINES]
     assert [matrix.label for matrix in retargetings(table(*both))] == ["cql · sequence", "cql · round"]
+
+
+@pytest.mark.parametrize(
+    ("differs", "labels"),
+    [
+        ({"newest": 2}, ["cql · newest=None", "cql · newest=2"]),
+        ({"reward": '{"kind": "radar", "alpha": 0.03}'}, ["cql · throughput", "cql · radar 0.03"]),
+        ({"settings": '{"alpha": 1.0}'}, ["cql · alpha=0.1", "cql · alpha=1.0"]),
+        ({"share": 0.5}, ["cql · share=1.0", "cql · share=0.5"]),
+        ({"steps": 100}, ["cql · steps=4000", "cql · steps=100"]),
+        ({"data_hash": "1234567890"}, ["cql · data None", "cql · data 12345678"]),
+    ],
+    ids=lambda value: next(iter(value)),
+)
+def test_runs_of_one_matrix_differ_in_the_machine_alone(differs: dict[str, Any], labels: list[str]) -> None:
+    others = [row("f", on, 2.0, for_, **differs) for on in MACHINES for for_ in MACHINES]
+    matrices = retargetings(table(*others))
+    assert [matrix.label for matrix in matrices] == labels
+    np.testing.assert_allclose(matrices[0].gains, [[0.10, -0.20], [-0.10, 0.05]])
+    one_each = [row("g", on, 2.0, MACHINES[0], **differs) for on in MACHINES]
+    assert len(retargetings(table(*one_each))) == 1
 
 
 def test_means_over_tasks_are_taken_where_there_are_any() -> None:

@@ -11,7 +11,8 @@ from radar_rl.offline.algorithms import fit_policy, settings_of
 from radar_rl.offline.behaviour import decide
 from radar_rl.offline.data import TraceData
 from radar_rl.offline.fit import EPOCHS, Fitted, Training
-from radar_rl.offline.walk import Outcomes, walk_policy
+from radar_rl.offline.history import history_along
+from radar_rl.offline.walk import Outcomes, policy_depths, walk_policy
 from radar_rl.policies import LearnedPolicy, States
 from radar_rl.rollouts.reward import Reward
 
@@ -71,6 +72,14 @@ def test_the_threshold_is_the_fastest_of_the_grid(outcomes: Outcomes) -> None:
     assert THRESHOLDS[int(np.argmax(speeds))] == fitted.curve[-1]["threshold"]
 
 
+def test_the_threshold_is_tuned_on_the_history_that_the_policy_makes(outcomes: Outcomes) -> None:
+    data = data_of(outcomes, ("confidences", "depth", "history"))
+    fitted = fit(data, steps=3 * EPOCHS)
+    depths = policy_depths(outcomes, fitted.policy)
+    assert len(np.unique(depths)) > 1  # no static depth's
+    np.testing.assert_array_equal(data.source.features["history"], history_along(outcomes.trace, depths))
+
+
 def test_the_same_seed_gives_the_same_curve(outcomes: Outcomes) -> None:
     data = data_of(outcomes)
     first = fit(data, seed=3).curve
@@ -84,12 +93,10 @@ def test_what_is_learned_beats_the_tuned_static_depth() -> None:
     assert walk_policy(outcomes, fit(data, steps=300).policy).tokens_per_second > data.first_rate
 
 
-def test_data_and_settings_that_do_not_do_are_refused(outcomes: Outcomes) -> None:
+def test_data_that_do_not_do_are_refused(outcomes: Outcomes) -> None:
     with pytest.raises(ConfigError, match="takes nobody's actions"):
         fit(data_of(outcomes, behaviour="oracle"))
     with pytest.raises(ConfigError, match="not on rollouts"):
         fit_acceptance(None, settings_of({"name": "acceptance"}), Training(EPOCHS, 1, 0))
-    with pytest.raises(ConfigError, match="rejection_weight"):
-        fit(data_of(outcomes), rejection_weight=0.0)
     with pytest.raises(ConfigError, match="acceptance diverged in epoch 1: loss"):
         fit(data_of(outcomes), rejection_weight=1e300)

@@ -9,6 +9,7 @@ from radar_rl.offline.buffer import TransitionBuffer
 from radar_rl.offline.data import TraceData
 from radar_rl.offline.fit import EPOCHS, Fitted, Training
 from radar_rl.offline.qlearning import fit_qlearning
+from radar_rl.offline.ranges import RANGES, check_ranges
 from radar_rl.offline.walk import Outcomes, walk_policy
 from radar_rl.policies import States
 from radar_rl.rollouts.reward import Reward
@@ -111,7 +112,7 @@ def test_divergence_within_an_epoch_is_named_whatever_d3rlpy_makes_of_it(outcome
 def test_weights_that_go_in_an_epochs_last_update_are_noticed(outcomes: Outcomes) -> None:
     """No loss shows them before the next epoch."""
     with pytest.raises(ConfigError, match="algo=cql diverged in epoch 1: weights not finite"):
-        fit(outcomes, "cql", steps=EPOCHS, learning_rate=float("inf"))
+        fit(outcomes, "cql", steps=EPOCHS, learning_rate=1e30)
 
 
 def test_an_error_that_is_no_divergence_stays_what_it_is(outcomes: Outcomes, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,6 +129,37 @@ def test_settings_are_checked() -> None:
         settings_of({"name": "sac"})
     with pytest.raises(ConfigError, match="expectil"):
         settings_of({"name": "iql", "expectil": 0.9})
-    with pytest.raises(ConfigError, match=r"action_flexibility: expected 0 < τ < 1, got 0"):
-        settings_of({"name": "bcq", "action_flexibility": 0})
     assert settings_of({"name": "bc", "beta": 0.1}) == {"name": "bc", **ALGORITHMS["bc"].defaults, "beta": 0.1}
+
+
+WRONG = [
+    ({"name": "bc", "learning_rate": 0}, "learning_rate: expected a finite number > 0, got 0"),
+    ({"name": "cql", "learning_rate": -1e-3}, "learning_rate: expected a finite number > 0, got -0.001"),
+    ({"name": "iql", "learning_rate": float("nan")}, "learning_rate: expected a finite number > 0, got nan"),
+    ({"name": "ddqn", "learning_rate": "fast"}, "learning_rate: expected a finite number > 0, got 'fast'"),
+    ({"name": "fitted", "weight_decay": -1}, "weight_decay: expected a finite number ≥ 0, got -1"),
+    ({"name": "direct", "hidden": []}, r"hidden: expected a list, each a whole number ≥ 1, got \[\]"),
+    ({"name": "bc", "hidden": [8, 0]}, "hidden: expected a list"),
+    ({"name": "bc", "hidden": 64}, "hidden: expected a list"),
+    ({"name": "bc", "hidden": "64"}, "hidden: expected a list"),
+    ({"name": "bcq", "action_flexibility": 0}, r"action_flexibility: expected a number in \(0, 1\), got 0"),
+    ({"name": "cql", "target_update_interval": 1.5}, "target_update_interval: expected a whole number ≥ 1, got 1.5"),
+    ({"name": "iql", "expectile": 1}, r"expectile: expected a number in \(0, 1\), got 1"),
+    ({"name": "radar", "dropout": 1.0}, r"dropout: expected a number in \[0, 1\), got 1.0"),
+    ({"name": "radar", "gamma": 1.1}, r"gamma: expected a number in \[0, 1\], got 1.1"),
+    ({"name": "acceptance", "rejection_weight": True}, "rejection_weight: expected a finite number > 0, got True"),
+    ({"name": "ppo", "n_epochs": 0}, "n_epochs: expected a whole number ≥ 1, got 0"),
+    ({"name": "ppo", "num_envs": 0}, "num_envs: expected a whole number ≥ 1, got 0"),
+]
+
+
+@pytest.mark.parametrize(("algo", "message"), WRONG, ids=str)
+def test_settings_out_of_range_are_named(algo: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=f"algo={algo['name']}: {message}"):
+        settings_of(algo)
+
+
+def test_every_setting_has_a_range_that_its_default_is_in() -> None:
+    for name, algorithm in ALGORITHMS.items():
+        check_ranges(name, algorithm.defaults)
+    assert {key for algorithm in ALGORITHMS.values() for key in algorithm.defaults} == set(RANGES)

@@ -2,16 +2,16 @@
 
 import numpy as np
 import pytest
-from synthetic_trace import HARDWARE, make_trace, with_features
+from synthetic_trace import HARDWARE, make_trace, with_features, written_out
 
 from radar_rl.errors import ConfigError, TraceError
-from radar_rl.offline.behaviour import decide
+from radar_rl.offline.behaviour import decide, stopping_at
 from radar_rl.offline.buffer import TraceObservations
 from radar_rl.offline.fqe import ChoiceShown, FQESettings, depths_of, fit_value
 from radar_rl.offline.returns import policy_values, start_rows
 from radar_rl.offline.shaping import potential
 from radar_rl.offline.transitions import TraceTransitions
-from radar_rl.offline.walk import Outcomes, choices, policy_depths, walk
+from radar_rl.offline.walk import Outcomes, choices, policy_depths, walk_policy
 from radar_rl.policies import ConfidenceThreshold, LearnedPolicy, ObservationSpec, StaticDepth
 from radar_rl.policies.observation import DEFAULT_FEATURES
 from radar_rl.rollouts.reward import Reward
@@ -24,24 +24,40 @@ def seen_by(outcomes: Outcomes, policy) -> ChoiceShown:
     return ChoiceShown(TraceObservations(spec, outcomes.trace.confidences), choices(policy, outcomes.trace))
 
 
-@pytest.mark.parametrize("policy", [StaticDepth(3), StaticDepth(8), ConfidenceThreshold(0.4)])
+POLICIES = [StaticDepth(3), StaticDepth(8), ConfidenceThreshold(0.4), ConfidenceThreshold(0.4, asks_from=3)]
+
+
+@pytest.mark.parametrize("policy", POLICIES)
 def test_a_texts_value_is_what_the_walk_emits_less_its_seconds(outcomes: Outcomes, policy) -> None:
-    depths = depths_of(choices(policy, outcomes.trace))
+    depths, paid = depths_of(choices(policy, outcomes.trace)), outcomes.paid(policy.pays_decisions, policy.asks_from)
     np.testing.assert_array_equal(depths, policy_depths(outcomes, policy))
-    run = walk(outcomes, depths, pays_decisions=True)
+    run = walk_policy(outcomes, policy)
     texts = outcomes.trace.sequence[outcomes.trace.first_row]
     np.testing.assert_allclose(
-        policy_values(outcomes, REWARD, "sequence", depths), (run.emitted - REWARD.rate * run.seconds)[texts]
+        policy_values(outcomes, REWARD, "sequence", depths, paid), (run.emitted - REWARD.rate * run.seconds)[texts]
     )
     # A round's: uncensored rows only, nothing follows.
     rows = start_rows(outcomes.trace, "round")
     assert not outcomes.trace.censored[rows].any()
     made = depths[rows].astype(np.int64)
-    seconds = outcomes.seconds[made - 1] + HARDWARE.decide_seconds * outcomes.decisions(made)
+    decided = np.clip(np.minimum(made, 7) - (policy.asks_from - 1), 0, None) * policy.pays_decisions
+    seconds = outcomes.seconds[made - 1] + HARDWARE.decide_seconds * decided
     np.testing.assert_allclose(
-        policy_values(outcomes, REWARD, "round", depths),
+        policy_values(outcomes, REWARD, "round", depths, paid),
         outcomes.emitted[rows, made - 1] - REWARD.rate * seconds,
     )
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("kind", ["throughput", "radar"])
+def test_what_transitions_earn_adds_up_to_the_value(policy, kind: str) -> None:
+    outcomes = Outcomes.of(make_trace(prompts=6, new_tokens=20, cut=False), HARDWARE)
+    depths, paid = policy_depths(outcomes, policy), outcomes.paid(policy.pays_decisions, policy.asks_from)
+    reward = Reward(kind, rate=350.0)
+    transitions = TraceTransitions.of(outcomes, stopping_at(outcomes, depths), reward, "round", paid=paid)
+    made = written_out(transitions)
+    earned = np.bincount(made.row, weights=made.reward, minlength=len(depths))
+    np.testing.assert_allclose(earned, policy_values(outcomes, reward, "round", depths, paid), atol=1e-5)
 
 
 def test_choices_are_asked_of_features_that_were_read(outcomes: Outcomes) -> None:
@@ -59,7 +75,7 @@ def test_rounds_are_valued_as_the_replay_values_them(outcomes: Outcomes, shaped:
     phi = potential(outcomes, REWARD, "round") if shaped else None
     transitions = TraceTransitions.of(outcomes, decide(behaviour, outcomes, 0), REWARD, "round", phi)
     rows, seen = start_rows(outcomes.trace, "round"), seen_by(outcomes, StaticDepth(4))
-    exact = policy_values(outcomes, REWARD, "round", depths_of(seen.table)).mean()
+    exact = policy_values(outcomes, REWARD, "round", depths_of(seen.table), outcomes.paid(True)).mean()
     errors = []
     for steps in (20, 400):
         settings = FQESettings(steps, batch_size=256, learning_rate=3e-3, target_update_interval=10)
@@ -74,7 +90,7 @@ def test_texts_are_valued_through_all_their_rounds() -> None:
     outcomes = Outcomes.of(trace, HARDWARE)
     transitions = TraceTransitions.of(outcomes, decide("full", outcomes, 0), REWARD, "sequence")
     seen = seen_by(outcomes, StaticDepth(1))
-    exact = policy_values(outcomes, REWARD, "sequence", depths_of(seen.table)).mean()
+    exact = policy_values(outcomes, REWARD, "sequence", depths_of(seen.table), outcomes.paid(True)).mean()
     untrained, trained = (
         fit_value(
             "static-1",

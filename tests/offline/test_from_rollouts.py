@@ -7,7 +7,8 @@ from radar_rl.errors import ConfigError
 from radar_rl.offline.behaviour import stopping_at
 from radar_rl.offline.from_rollouts import RolloutData
 from radar_rl.offline.transitions import TraceTransitions
-from radar_rl.offline.walk import Outcomes, policy_depths, walk
+from radar_rl.offline.walk import Outcomes, policy_depths, walk_policy
+from radar_rl.policies import Policy, StaticDepth
 from radar_rl.policies.observation import ObservationSpec
 from radar_rl.policies.threshold import ConfidenceThreshold
 from radar_rl.rollouts import Reward
@@ -15,17 +16,22 @@ from radar_rl.rollouts.acting import Slot, act_on, joined
 from radar_rl.rollouts.columns import rollouts_table
 from radar_rl.rollouts.payments import Payments
 from radar_rl.rollouts.sessions import ReplayTexts
+from radar_rl.rollouts.split import learned_from
 
 POLICY = ConfidenceThreshold(0.2)
 
 
-@pytest.fixture(scope="module")
-def logged(outcomes: Outcomes) -> pl.DataFrame:
+def log_of(outcomes: Outcomes, policy: Policy) -> pl.DataFrame:
     texts, spec = ReplayTexts(outcomes.trace), ObservationSpec()
     payments = Payments.of(HARDWARE, Reward(), max_depth=8, top_k=10, tree_size=60)
     slots = [Slot(index) for index in range(len(texts))]
-    rows = joined(act_on(texts, slots, POLICY, spec=spec, payments=payments))
+    rows = joined(act_on(texts, slots, policy, spec=spec, payments=payments))
     return pl.DataFrame(rollouts_table(rows, spec.size))
+
+
+@pytest.fixture(scope="module")
+def logged(outcomes: Outcomes) -> pl.DataFrame:
+    return log_of(outcomes, POLICY)
 
 
 def made(logged: pl.DataFrame, outcomes: Outcomes, episode="sequence") -> RolloutData:
@@ -59,9 +65,17 @@ def test_rollouts_give_the_transitions_of_the_same_walk_over_the_trace(logged, o
         np.testing.assert_array_equal(seen, built)
 
 
-def test_the_first_rate_is_the_logged_policys_own_throughput(logged, outcomes: Outcomes) -> None:
-    run = walk(outcomes, policy_depths(outcomes, POLICY), pays_decisions=True)
-    data = made(logged.with_columns(censored=pl.lit(value=False)), outcomes)
+@pytest.mark.parametrize("policy", [POLICY, ConfidenceThreshold(0.2, asks_from=3), StaticDepth(4)])
+def test_the_first_rate_is_the_logged_policys_own_throughput(outcomes: Outcomes, policy: Policy) -> None:
+    data = made(log_of(outcomes, policy), outcomes)
+    assert data.first_rate == pytest.approx(walk_policy(outcomes, policy).tokens_per_second)
+
+
+def test_the_first_rate_is_of_the_training_prompts(logged, outcomes: Outcomes) -> None:
+    names = outcomes.trace.sequences.prompt_id
+    some = learned_from(logged["prompt_id"].to_list(), 0.5, 1.0)
+    data = RolloutData.of(logged, HARDWARE, outcomes.nodes, Reward(), "sequence", ObservationSpec(), some)
+    run = walk_policy(outcomes, POLICY).of_sequences(learned_from(names, 0.5, 1.0))
     assert data.first_rate == pytest.approx(run.tokens_per_second)
 
 

@@ -6,13 +6,14 @@ import torch
 from synthetic_trace import HARDWARE, make_trace, with_features
 
 from radar_rl.errors import ConfigError
+from radar_rl.offline import stopping
 from radar_rl.offline.algorithms import fit_policy, settings_of
 from radar_rl.offline.behaviour import decide
 from radar_rl.offline.data import TraceData
 from radar_rl.offline.fit import EPOCHS, Training
 from radar_rl.offline.returns import stopping_returns
-from radar_rl.offline.stopping import continuation_advantage, expected_return_loss, regression_loss
-from radar_rl.offline.walk import Outcomes, policy_depths, walk_oracle, walk_policy
+from radar_rl.offline.stopping import FIRST_EPOCHS, continuation_advantage, expected_return_loss, regression_loss
+from radar_rl.offline.walk import Outcomes, policy_depths, walk, walk_oracle, walk_policy
 from radar_rl.policies import States
 from radar_rl.rollouts.reward import Reward
 
@@ -82,6 +83,33 @@ def test_the_policy_is_the_network(outcomes: Outcomes) -> None:
     rates = [row["rate"] for row in fitted.curve]
     assert rates[1:] == [row["tokens_per_second"] for row in fitted.curve[:-1]]
     assert (policy_depths(outcomes, fitted.policy) >= 1).all()
+
+
+def test_direct_begins_as_fitted_and_then_ascends_the_expected_return(outcomes: Outcomes) -> None:
+    losses = []
+    for name in ("fitted", "direct"):
+        data = TraceData.of(outcomes, decide("full", outcomes, 0), Reward(), "round")
+        curve = fit_policy(data, settings_of({"name": name}), Training(2 * EPOCHS, 64, 0)).curve
+        losses.append([row["loss"] for row in curve])
+    assert losses[0][:FIRST_EPOCHS] == losses[1][:FIRST_EPOCHS]
+    assert min(losses[0]) > 0  # squared errors …
+    assert min(losses[1][FIRST_EPOCHS:]) < 0  # … and returns, negated
+
+
+def test_returns_follow_the_policy_and_the_rate(outcomes: Outcomes, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[float, np.ndarray]] = []
+
+    def told(some: Outcomes, reward: Reward, episode: str, depths: np.ndarray) -> np.ndarray:
+        asked.append((reward.rate, depths.copy()))
+        return stopping_returns(some, reward, episode, depths)
+
+    monkeypatch.setattr(stopping, "stopping_returns", told)
+    data = TraceData.of(outcomes, decide("full", outcomes, 0), Reward(), "round")
+    curve = fit_policy(data, settings_of({"name": "fitted"}), Training(EPOCHS, 64, 0, follow_rate=True)).curve
+    assert [rate for rate, _ in asked] == [row["rate"] for row in curve]
+    assert (asked[0][1] == data.static.static.depth).all()
+    for (_, depths), row in zip(asked[1:], curve, strict=False):
+        assert walk(outcomes, depths, pays_decisions=True).tokens_per_second == row["tokens_per_second"]
 
 
 def test_rollouts_do_not_show_every_outcome() -> None:

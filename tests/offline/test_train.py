@@ -38,6 +38,21 @@ def arguments(collection: Path, hardware_file: Path, out: Path, **changes) -> di
     } | changes
 
 
+def log(collection: Path, hardware_file: Path, out: Path, policy: str) -> None:
+    """Rollouts of a replay."""
+    rollout(
+        out=str(out),
+        env="replay",
+        policy=policy,
+        model={},
+        reward={"kind": "throughput"},
+        traces=str(collection),
+        tasks=[],
+        task={},
+        hardware=str(hardware_file),
+    )
+
+
 def test_a_run_records_what_it_takes_to_repeat_and_to_judge_it(
     collection: Path, hardware_file: Path, tmp_path: Path, outcomes: Outcomes
 ) -> None:
@@ -117,17 +132,7 @@ def test_the_policy_is_validated_on_training_prompts_that_it_did_not_learn_from(
 
 
 def test_rollouts_are_learned_from(collection: Path, hardware_file: Path, tmp_path: Path) -> None:
-    rollout(
-        out=str(tmp_path / "log"),
-        env="replay",
-        policy="random:0.7",
-        model={},
-        reward={"kind": "throughput"},
-        traces=str(collection),
-        tasks=[],
-        task={},
-        hardware=str(hardware_file),
-    )
+    log(collection, hardware_file, tmp_path / "log", "random:0.7")
     about = train(
         **arguments(
             collection, hardware_file, tmp_path / "run", traces=None, rollouts=str(tmp_path / "log"),
@@ -179,17 +184,7 @@ def test_in_a_sweep_one_that_diverges_is_named_and_the_others_are_trained(
 def test_an_action_never_taken_is_told(
     collection: Path, hardware_file: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    rollout(
-        out=str(tmp_path / "log"),
-        env="replay",
-        policy="static:3",
-        model={},
-        reward={"kind": "throughput"},
-        traces=str(collection),
-        tasks=[],
-        task={},
-        hardware=str(hardware_file),
-    )
+    log(collection, hardware_file, tmp_path / "log", "static:3")
     changes = {"traces": None, "rollouts": str(tmp_path / "log"), "hardware": None}
     train(**arguments(collection, hardware_file, tmp_path / "run", **changes, algo={"name": "cql"}))
     assert "never takes stop after draft call 1, 2; algo=cql: its conservative term pushes" in caplog.text

@@ -24,25 +24,33 @@ from radar_rl.policies import (
     TapOut,
     UcbSpec,
 )
+from radar_rl.policies.observation import ObservationSpec
+from radar_rl.policies.protocol import CONTINUE, STOP, States
+from radar_rl.rollouts.acting import Slot, act_on, joined
+from radar_rl.rollouts.payments import Payments
+from radar_rl.rollouts.reward import Reward
+from radar_rl.rollouts.sessions import ReplayTexts
 from radar_rl.rollouts.trace import Trace
+from radar_rl.speculative.state import DraftState
 
 
 class Remembering:
-    """A rule without the vectorised base; counts what it is told."""
+    """A rule without the vectorised base, led through all texts; counts what it is told."""
 
-    name, pays_decisions, asks_from = "remembering", True, 1
+    name, pays_decisions, asks_from, remembers = "remembering", True, 1, True
+    sequences = accepted = 0  # of the class, as walks leave the policy as it came
 
     def __init__(self, rule: MemorylessPolicy) -> None:
-        self.rule, self.sequences, self.accepted = rule, 0, 0
+        self.rule = rule
 
     def begin_sequence(self, text: str | None = None) -> None:
-        self.sequences += 1
+        Remembering.sequences += 1
 
     def act(self, state):
         return self.rule.act(state)
 
     def end_round(self, draft_calls: int, accepted: int) -> None:
-        self.accepted += accepted
+        Remembering.accepted += accepted
 
 
 def by_hand(outcomes: Outcomes, depths: np.ndarray, text: int) -> dict[str, float]:
@@ -91,11 +99,55 @@ def test_decisions_cost_only_those_who_decide(outcomes: Outcomes) -> None:
 def test_a_policy_with_memory_is_led_through_the_texts(outcomes: Outcomes) -> None:
     rule = ConfidenceThreshold(0.2)
     remembering = Remembering(rule)
+    Remembering.sequences = Remembering.accepted = 0
     together, led = walk_policy(outcomes, rule), walk_policy(outcomes, remembering)
     np.testing.assert_allclose(led.seconds, together.seconds)
     np.testing.assert_array_equal(led.draft_calls, together.draft_calls)
     assert remembering.sequences == len(outcomes.trace.first_row)
     assert remembering.accepted == together.accepted.sum()
+
+
+class Deeper:
+    """A call more in each round, whatever text it is in."""
+
+    name, pays_decisions, asks_from, calls = "deeper", False, 1, 0
+
+    def begin_sequence(self, text: str | None = None) -> None:
+        """Nothing is forgotten."""
+
+    def act(self, state: DraftState) -> int:
+        return CONTINUE if state.depth <= self.calls else STOP
+
+    def end_round(self, draft_calls: int, accepted: int) -> None:
+        self.calls += 1
+
+
+class LookingBack(MemorylessPolicy):
+    """As many calls as the last round accepted tokens, and one more."""
+
+    name, features = "looking-back", ("history",)
+
+    def continues(self, states: States) -> np.ndarray:
+        return np.asarray(states.depth <= states.features["history"][:, 0])
+
+
+def test_each_text_has_a_copy_of_a_policy_with_memory(outcomes: Outcomes) -> None:
+    policy = Deeper()
+    assert (policy_depths(outcomes, policy)[outcomes.trace.first_row] == 1).all()
+    assert policy.calls == 0
+    spec, payments = ObservationSpec(), Payments.of(HARDWARE, Reward(), max_depth=8, top_k=10, tree_size=60)
+    texts = ReplayTexts(outcomes.trace)
+    slots = [Slot(index) for index in range(len(texts))]
+    logged = joined(act_on(texts, slots, policy, spec=spec, payments=payments))
+    assert logged["draft_seconds"].sum() == pytest.approx(0.001 * walk_policy(outcomes, policy).draft_calls.sum())
+
+
+@pytest.mark.parametrize("across", [True, False])
+def test_a_walk_leaves_a_bandit_with_an_arm_that_looks_back_as_it_came(outcomes: Outcomes, across: bool) -> None:
+    bandit = TapOut((StaticDepth(2), LookingBack(), StaticDepth(8)), across=across)
+    first = policy_depths(outcomes, bandit)
+    assert bandit._begun == 0
+    np.testing.assert_array_equal(policy_depths(outcomes, bandit), first)
 
 
 def test_figures_are_totals_not_means_of_ratios(outcomes: Outcomes) -> None:
@@ -148,7 +200,7 @@ class Led:
 
     def __init__(self, policy: SwitchingPolicy) -> None:
         self.policy, self.name, self.pays_decisions = policy, policy.name, policy.pays_decisions
-        self.asks_from = policy.asks_from
+        self.asks_from, self.remembers = policy.asks_from, policy.remembers
         self.begin_sequence, self.act, self.end_round = policy.begin_sequence, policy.act, policy.end_round
 
 
