@@ -6,14 +6,13 @@ what the flags say together with the rule that the server then runs, so that rep
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import groupby
 from shlex import quote
 from typing import Any
 
-from radar_rl.errors import ConfigError
 from radar_rl.offline.tuning import THRESHOLDS
-from radar_rl.policies import DraftChain, MemorylessPolicy, RenormalisedChain, StaticDepth
+from radar_rl.policies import DraftChain, RenormalisedChain, StaticDepth
 from radar_rl.rollouts.trace import TraceSettings
 from radar_rl.speculative.hardware import tree_nodes
 
@@ -39,8 +38,8 @@ class Setting:
         least: shorter drafts are not verified at all, tokens.
     """
 
-    values: Mapping[str, int | float | str]
-    rule: MemorylessPolicy
+    values: Mapping[str, int | float]
+    rule: StaticDepth | DraftChain
     tree_size: int
     drops_last: bool = False
     least: int = 0
@@ -48,12 +47,12 @@ class Setting:
     @property
     def depth(self) -> int:
         """Draft calls in a round at most."""
-        return self.rule.depth if isinstance(self.rule, StaticDepth) else getattr(self.rule, "most", 0)
+        return self.rule.depth if isinstance(self.rule, StaticDepth) else self.rule.most
 
     @property
     def name(self) -> str:
         """How tables call it."""
-        return ", ".join(f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}" for key, value in self.values.items())
+        return ", ".join(f"{key} {value:g}" for key, value in self.values.items())
 
 
 @dataclass(frozen=True)
@@ -77,6 +76,8 @@ class Server:
         settings: those that a trace with some columns can replay.
         line: the line to paste: (setting, batch table, draft head, kind of head).
         batches: whether there is a setting for each batch size.
+        idles: whether such a setting may be to draft nothing.
+        heads: kinds of draft heads that it runs.
         notes: what to know beside; ``{…}`` are fields of the trace's settings.
     """
 
@@ -87,7 +88,9 @@ class Server:
     line: Callable[[Setting, Table, str, str], str]
     features: tuple[str, ...] = ()
     batches: bool = False
-    notes: tuple[str, ...] = field(default=())
+    idles: bool = False
+    heads: tuple[str, ...] = ("eagle3", "eagle2")
+    notes: tuple[str, ...] = ()
 
 
 def _vllm_settings(made: TraceSettings, columns: Sequence[str]) -> Iterator[Setting]:
@@ -135,6 +138,7 @@ VLLM = Server(
     settings=_vllm_settings,
     line=_vllm_line,
     batches=True,
+    idles=True,
     notes=(
         "The table by batch size is not for data parallelism; vLLM's own examples for EAGLE heads set "
         "VLLM_USE_V2_MODEL_RUNNER=0 with it.",
@@ -185,7 +189,7 @@ SGLANG = Server(
         Flag(
             "--speculative-num-draft-tokens",
             "nodes verified, root included: the best others by cumulative score",
-            "https://github.com/sgl-project/sglang, python/sglang/srt/speculative/eagle_utils.py, organize_draft_results",
+            "https://github.com/sgl-project/sglang/blob/main/python/sglang/srt/speculative/eagle_utils.py",
         ),
         Flag(
             "--speculative-adaptive-config",
@@ -209,18 +213,18 @@ def _llama_settings(made: TraceSettings, columns: Sequence[str]) -> Iterator[Set
 
 
 def _llama_line(setting: Setting, table: Table, head: str, kind: str) -> str:
-    if kind != "eagle3":
-        raise ConfigError(f"head={kind}: llama.cpp drafts with EAGLE-3 heads (draft-eagle3), not with this one")
     flags = " ".join(f"--spec-draft-{name} {value:g}" for name, value in setting.values.items())
     return f"--spec-type draft-eagle3 --spec-draft-model {quote(head.rpartition('/')[2] + '.gguf')} {flags}"
 
 
-_LLAMA_SOURCE = "https://github.com/ggml-org/llama.cpp, common/speculative.cpp, common_speculative_impl_draft_eagle3"
+_LLAMA = "https://github.com/ggml-org/llama.cpp/blob/master/"
+_LLAMA_SOURCE = _LLAMA + "common/speculative.cpp common_speculative_impl_draft_eagle3"
 
 LLAMA_CPP = Server(
     label="llama.cpp",
     chains=True,
     flags=(
+        Flag("--spec-type", "draft-eagle3: the draft model is an EAGLE-3 head", _LLAMA + "docs/speculative.md"),
         Flag("--spec-draft-n-max", "draft tokens of a round at most, one draft call each", _LLAMA_SOURCE),
         Flag("--spec-draft-n-min", "shorter drafts are not verified at all", _LLAMA_SOURCE),
         Flag(
@@ -231,8 +235,9 @@ LLAMA_CPP = Server(
     ),
     settings=_llama_settings,
     line=_llama_line,
-    features=RenormalisedChain.features,
-    notes=("Builds before mid-2026 call the flags --draft-max, --draft-min and --draft-p-min.",),
+    features=RenormalisedChain.looked_at,
+    heads=("eagle3",),
+    notes=("Older builds call the flags --draft-max, --draft-min and --draft-p-min.",),
 )
 
 
@@ -247,7 +252,7 @@ def _transformers_line(setting: Setting, table: Table, head: str, kind: str) -> 
     return f"assistant.generation_config.update({', '.join(f'{name}={value!r}' for name, value in values.items())})"
 
 
-_TRANSFORMERS = "https://github.com/huggingface/transformers, src/transformers/generation/"
+_TRANSFORMERS = "https://github.com/huggingface/transformers/blob/main/src/transformers/generation/"
 
 TRANSFORMERS = Server(
     label="transformers",
@@ -256,26 +261,26 @@ TRANSFORMERS = Server(
         Flag(
             "num_assistant_tokens",
             "draft tokens of a round at most, one draft call each",
-            _TRANSFORMERS + "candidate_generator.py, AssistedCandidateGenerator",
+            _TRANSFORMERS + "candidate_generator.py AssistedCandidateGenerator",
         ),
         Flag(
             "assistant_confidence_threshold",
             "drafting ends after a token of less probability, which is verified too; 0: never",
-            _TRANSFORMERS + "stopping_criteria.py, ConfidenceCriteria",
+            _TRANSFORMERS + "stopping_criteria.py ConfidenceCriteria",
         ),
         Flag(
             "num_assistant_tokens_schedule",
             "constant; the others add 2 or take 1 without a bound, which no trace has the depth for",
-            _TRANSFORMERS + "candidate_generator.py, update_candidate_strategy",
+            _TRANSFORMERS + "candidate_generator.py update_candidate_strategy",
         ),
     ),
     settings=_transformers_settings,
     line=_transformers_line,
-    features=DraftChain.features,
+    features=DraftChain.looked_at,
     notes=(
         "transformers takes whole models as assistants, no EAGLE heads: the figure is of an assistant that drafts as "
         "this head does, at this profile's seconds.",
-        "Where scikit-learn is installed, transformers moves the threshold as it decodes; the constant one was replayed.",
+        "Where scikit-learn is installed, transformers moves the threshold as it decodes; replayed is the constant one.",
     ),
 )
 
@@ -284,7 +289,7 @@ def _chains(
     make: type[DraftChain] | type[RenormalisedChain], made: TraceSettings, columns: Sequence[str]
 ) -> Iterator[DraftChain]:
     """Every length, and every threshold where the trace has what the rule looks at."""
-    thresholds = (0.0, *THRESHOLDS) if set(make.features) <= set(columns) else (0.0,)
+    thresholds = (0.0, *THRESHOLDS) if set(make.looked_at) <= set(columns) else (0.0,)
     for most in range(1, made.max_depth + 1):
         # A single call is made whatever it says: only what drops its token is another setting.
         for threshold in thresholds if most > 1 or make is RenormalisedChain else (0.0,):

@@ -1,17 +1,18 @@
 """Chains: what servers that draft one token after the other stop by, a length and a probability."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from radar_rl.errors import ConfigError
-from radar_rl.policies.threshold import MinProbability
+from radar_rl.policies.threshold import ProbabilityThreshold
 from radar_rl.speculative.state import Confidences, FeatureValues
 
 
 @dataclass
-class DraftChain(MinProbability):
+class DraftChain(ProbabilityThreshold):
     """At most ``most`` tokens, and none after one of less than ``threshold`` probability; 0 looks at no probability.
 
     transformers' ``num_assistant_tokens`` with ``assistant_confidence_threshold`` (``ConfidenceCriteria`` of
@@ -26,20 +27,21 @@ class DraftChain(MinProbability):
     most: int = 5
 
     kind = "chain"
+    looked_at: ClassVar[tuple[str, ...]] = ("log_probs",)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.asks_from <= self.most:
             raise ConfigError(f"{self.kind}: expected most ≥ {self.asks_from} (asks_from) tokens, got {self.most}")
-        if self.threshold == 0:
-            self.features, self.pays_decisions = (), False
+        self.features = self.looked_at if self.threshold else ()
+        self.pays_decisions = self.pays_decisions and self.threshold > 0
         self.name = self.called(f"{self.kind}-{self.most}" + (f"-p-{self.threshold:g}" if self.threshold else ""))
 
     def probabilities(self, confidences: Confidences, features: FeatureValues) -> NDArray[np.float32]:
         """What is compared with the threshold: [N, max_depth] float32; ones where nothing is."""
         if self.threshold == 0:
             return np.ones(confidences.shape[:2], dtype=np.float32)
-        return super().levels(confidences, features)
+        return np.asarray(np.exp(features["log_probs"][:, :, 0].astype(np.float32)))
 
     def levels(self, confidences: Confidences, features: FeatureValues) -> NDArray[np.float32]:
         """The probabilities, below any threshold where ``most`` tokens are reached: [N, max_depth] float32."""
@@ -58,7 +60,7 @@ class RenormalisedChain(DraftChain):
     """
 
     kind = "renormalised-chain"
-    features = ("log_probs", "top_mass")
+    looked_at = ("log_probs", "top_mass")
     pays_decisions = False
 
     def probabilities(self, confidences: Confidences, features: FeatureValues) -> NDArray[np.float32]:

@@ -187,7 +187,7 @@ def collect(
     )
     pair = pair_from_config(model)
     pair.check_shape(max_depth, top_k, tree_size, True)
-    made = {
+    made: dict[str, Any] = {
         "temperature": temperature,
         "sample_top_k": sample_top_k,
         "sample_top_p": sample_top_p,

@@ -145,9 +145,9 @@ FEATURES = {
         Feature(
             "top_mass",
             ("max_depth",),
-            f"Log of what the {BEST_TOKENS} most probable tokens of the newest distribution (``entropy``'s) have together. "
-            "llama.cpp's draft sampler normalises over these alone, so its p-min compares a token's probability over "
-            "this mass (common/speculative.cpp).",
+            f"Log of what the {BEST_TOKENS} most probable tokens of the newest distribution (``entropy``'s) have "
+            "together. llama.cpp's draft sampler normalises over these alone, so its p-min compares a token's "
+            "probability over this mass (common/speculative.cpp).",
             f"per draft call: the {BEST_TOKENS} largest of one row of V log-probabilities that the call has made, and "
             "their sum",
             high=0.0,

@@ -283,8 +283,8 @@ def test_the_very_texts_of_a_collection_are_traced_again(
     manifest = Path(trees) / "manifest-00000-of-00001.json"
     whole = json.loads(manifest.read_text())
     manifest.write_text(json.dumps(whole | {"parts": dict(list(whole["parts"].items())[:1])}))
-    with pytest.raises(TraceError, match="texts_of: .* is not finished"):
+    with pytest.raises(TraceError, match=r"texts_of: .* is not finished"):
         collect(out=str(tmp_path / "x"), **again)
     manifest.write_text(json.dumps(whole | {"settings": whole["settings"] | {"target": "other@1"}}))
-    with pytest.raises(TraceError, match="holds texts of other@1, the model is .*; give the model= that wrote them"):
+    with pytest.raises(TraceError, match=r"holds texts of other@1, the model is .*; give the model= that wrote them"):
         collect(out=str(tmp_path / "x"), **again)
