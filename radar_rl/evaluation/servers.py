@@ -280,7 +280,7 @@ TRANSFORMERS = Server(
     notes=(
         "transformers takes whole models as assistants, no EAGLE heads: the figure is of an assistant that drafts as "
         "this head does, at this profile's seconds.",
-        "Where scikit-learn is installed, transformers moves the threshold as it decodes; replayed is the constant one.",
+        "With scikit-learn installed, transformers moves the threshold as it decodes; the constant one is replayed.",
     ),
 )
 
