@@ -96,7 +96,11 @@ def export_server(
     tuned = tune(server, made, columns, machine, replace(half, held_out=False), half, batches)
     table = [(row.batch, row.calls) for row in tuned.table]
     line = server.line(tuned.best.setting, table, made.draft.partition("@")[0], head)
-    notes = [note.format(**asdict(made)) for note in server.notes] + _more_notes(server, made, tuned, machine, columns)
+    notes = [note.format(**asdict(made)) for note in server.notes]
+    notes += [
+        *(server.table_notes if len(ranges(table)) > 1 else ()),
+        *_more_notes(server, made, tuned, machine, columns),
+    ]
     if ADAPTIVE_FILE in line:
         notes.insert(0, f"{ADAPTIVE_FILE} holds {json.dumps(adaptive_config(table))}")
     print_server(server, tuned, machine, learned, line, notes)
@@ -156,7 +160,7 @@ def _learned(run: Run, half: _Half, run_traces: str | None, hardware: HardwarePr
     """A run's walk over the held-out texts.
 
     Raises:
-        TraceError: the trace is not of the run's shape or pair, or holds other texts.
+        TraceError: the trace is not of the run's shape or pair, or lacks some of the texts.
     """
     place = run_traces or half.traces
     made, trained = trace_settings(place), run.about["trace"]
@@ -168,13 +172,19 @@ def _learned(run: Run, half: _Half, run_traces: str | None, hardware: HardwarePr
     check_fits(run, made, allow_other_pair)
     trace = replace(half, traces=place, columns=seen_features([run]))(int(run.about["tree_size"]))
     if run_traces is not None:
-        others = half(trace_settings(half.traces).tree_size).sequences
-        same = trace.sequences.sequence_id == others.sequence_id
-        if not same or not np.array_equal(trace.sequences.length, others.length):
+        texts = _lengths(half(trace_settings(half.traces).tree_size))
+        here = _lengths(trace)
+        if any(here.get(name) != length for name, length in texts.items()):
             raise TraceError(
-                f"run_traces: {place} holds other texts than {half.traces}: collect texts_of= makes the same"
+                f"run_traces: {place} lacks texts of {half.traces}; collect texts_of= traces the same ones"
             )
+        trace = trace.select(np.array([name in texts for name in trace.sequences.sequence_id]))
     return walk_policy(Outcomes.of(trace, hardware), run.policy)
+
+
+def _lengths(trace: Trace) -> dict[str, int]:
+    """Tokens of each text, by its name."""
+    return dict(zip(trace.sequences.sequence_id, trace.sequences.length.tolist(), strict=True))
 
 
 def _more_notes(
@@ -186,6 +196,10 @@ def _more_notes(
         notes.append(
             f"probabilities were not tried: the trace has no {', '.join(server.features)}; collect with "
             f"features=[{','.join(server.features)}]"
+        )
+    if tuned.best.setting.depth == made.max_depth:
+        notes.append(
+            f"the best is as deep as the trace: more may be better, collect with max_depth above {made.max_depth}"
         )
     if tuned.left_out:
         notes.append(

@@ -79,6 +79,7 @@ class Server:
         idles: whether such a setting may be to draft nothing.
         heads: kinds of draft heads that it runs.
         notes: what to know beside; ``{…}`` are fields of the trace's settings.
+        table_notes: what to know where the line has a batch table.
     """
 
     label: str
@@ -91,6 +92,7 @@ class Server:
     idles: bool = False
     heads: tuple[str, ...] = ("eagle3", "eagle2")
     notes: tuple[str, ...] = ()
+    table_notes: tuple[str, ...] = ()
 
 
 def _vllm_settings(made: TraceSettings, columns: Sequence[str]) -> Iterator[Setting]:
@@ -139,7 +141,7 @@ VLLM = Server(
     line=_vllm_line,
     batches=True,
     idles=True,
-    notes=(
+    table_notes=(
         "The table by batch size is not for data parallelism; vLLM's own examples for EAGLE heads set "
         "VLLM_USE_V2_MODEL_RUNNER=0 with it.",
     ),

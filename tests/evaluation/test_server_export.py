@@ -66,7 +66,7 @@ def test_a_learned_policy_is_told_beside_on_the_same_texts(
     with pytest.raises(TraceError, match=r"reads traces of max_depth=8 and top_k=10, not .*: run_traces=FOLDER"):
         export(**asked("vllm", chains, hardware_file, **beside))
     others = write_collection(tmp_path / "others", make_trace(prompts=40, new_tokens=30, seed=9))
-    with pytest.raises(TraceError, match=r"run_traces: .* holds other texts than"):
+    with pytest.raises(TraceError, match=r"run_traces: .* lacks texts of"):
         export(**asked("vllm", chains, hardware_file, **beside, run_traces=str(others)))
 
 
