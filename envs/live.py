@@ -45,6 +45,7 @@ class DraftTreeEnv(DraftTreeBase):
     | ``ngram`` | 1 | tokens of the text's end that stand earlier in it too, at most 5 | |
     | ``hidden`` | ``max_depth × feature_dim`` | the head's hidden state at the best node, projected | 0 |
     | ``target`` | ``feature_dim`` | the target's features before the root, projected | |
+    | ``top_mass`` | ``max_depth`` | log of what the 10 best tokens of the newest distribution have together | 0 |
     | ``history`` | 4 | draft tokens accepted in the text's last rounds, newest first | −1 (rounds) |
 
     The default is ``("confidences", "depth")``: ``max_depth × top_k + 1`` numbers. All but the depth are rounded to

@@ -151,3 +151,18 @@ def with_features(trace: Kind, feature_dim: int = 3, seed: int = 1) -> Kind:
         columns[name] = drawn.astype(feature.dtype)
     settings = replace(made, features=tuple(COLUMNS), feature_dim=feature_dim)
     return replace(trace, settings=settings, features=columns)
+
+
+def as_chains(made: MadeTrace, seed: int = 3) -> MadeTrace:
+    """A trace collected with ``top_k=1`` of chains that match as far as its paths did, with plausible probabilities."""
+    depths = np.arange(made.settings.max_depth, dtype=np.uint16)
+    ranks = np.where(made.ranks != NO_RANK, depths, NO_RANK)
+    rng = np.random.default_rng(seed)
+    matched = (ranks[:, -1] != NO_RANK).sum(axis=1, keepdims=True)
+    own = np.where(depths < matched, rng.beta(5, 2, ranks.shape[:2]), rng.beta(2, 4, ranks.shape[:2]))
+    among = own + (1 - own) * rng.uniform(size=own.shape)
+    features = {"log_probs": np.log(own)[:, :, None].astype(np.float16), "top_mass": np.log(among).astype(np.float16)}
+    settings = replace(made.settings, top_k=1, features=("log_probs", "top_mass"))
+    confidences = np.cumsum(np.log(own), axis=1)[:, :, None].astype(np.float16)
+    chains = replace(made, settings=settings, ranks=ranks, confidences=confidences, features=features)
+    return chains.at(made.settings.max_depth + 1)

@@ -55,7 +55,7 @@ def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Calls]:
     def profile(**settings: Any) -> None:
         raise InputError("no such thing:\n  bring another")
 
-    def export(*, run: str, out: str) -> None:
+    def export(**settings: Any) -> None:
         raise ZeroDivisionError("a bug")
 
     def collect(**settings: Any) -> None:
@@ -172,7 +172,7 @@ def test_runs_of_a_sweep_that_name_their_own_folders(calls: Calls, arguments: li
         (["train", "out=x", "out"], "cannot read 'out'"),
         (["train", "out=x", "~seed"], "give seed=…"),
         (["train", "out=x", "task=gsm8k"], "unknown key 'task'"),
-        (["export", "run=x", "out=y", "hardware=z"], "unknown key 'hardware'"),
+        (["export", "run=x", "out=y", "trace=z"], "unknown key 'trace'; did you mean 'traces'"),
         (["train", "out=x", "--comparee"], "did you mean '--compare'"),
         (["train", "out=x", "--prompt", "hello"], "belong to decode"),
         (["decode", "--prompt"], "expected one argument"),

@@ -1,6 +1,7 @@
 """Stop rules: what a policy is, what it sees, and the ones there are."""
 
 from radar_rl.policies.bandits import Exp3Spec, TapOut, UcbSpec
+from radar_rl.policies.chain import DraftChain, RenormalisedChain
 from radar_rl.policies.entropy import AdaEdl, EntropyBound, Svip
 from radar_rl.policies.gain import ExpectedGain
 from radar_rl.policies.learned import LearnedPolicy
@@ -20,6 +21,7 @@ __all__ = [
     "AcceptanceAverage",
     "AdaEdl",
     "ConfidenceThreshold",
+    "DraftChain",
     "EntropyBound",
     "Exp3Spec",
     "ExpectedGain",
@@ -32,6 +34,7 @@ __all__ = [
     "Policy",
     "RadarPolicy",
     "RandomStop",
+    "RenormalisedChain",
     "SampledRadar",
     "States",
     "StaticDepth",

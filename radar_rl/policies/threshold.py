@@ -16,7 +16,7 @@ from radar_rl.speculative.state import Confidences, FeatureValues
 
 
 @dataclass
-class _ProbabilityThreshold(LevelRule):
+class ProbabilityThreshold(LevelRule):
     """A threshold that is a probability."""
 
     threshold: float = 0.3
@@ -35,7 +35,7 @@ class _ProbabilityThreshold(LevelRule):
 
 
 @dataclass
-class ConfidenceThreshold(_ProbabilityThreshold):
+class ConfidenceThreshold(ProbabilityThreshold):
     """Continue while the newest level's best cumulative probability is at least ``threshold``.
 
     The rule of transformers and llama.cpp (``MinProbability``) carried over to trees: a path is worth going on with
@@ -50,7 +50,7 @@ class ConfidenceThreshold(_ProbabilityThreshold):
 
 
 @dataclass
-class JointConfidence(_ProbabilityThreshold):
+class JointConfidence(ProbabilityThreshold):
     """Continue while the newest beam's probabilities add up to at least ``threshold``.
 
     Dynamic Depth Decoding (arXiv 2409.00142): H = log Σ exp(cumulative log-probabilities of the beam) against a
@@ -66,7 +66,7 @@ class JointConfidence(_ProbabilityThreshold):
 
 
 @dataclass
-class MinProbability(_ProbabilityThreshold):
+class MinProbability(ProbabilityThreshold):
     """Continue while the newest level's best node has at least the probability ``threshold`` given its parent.
 
     llama.cpp's ``--draft-p-min`` and transformers' ``assistant_confidence_threshold`` (``ConfidenceCriteria``), which

@@ -10,6 +10,7 @@ import numpy as np
 
 from radar_rl.errors import ConfigError
 from radar_rl.progress import track
+from radar_rl.rollouts.again import texts_again
 from radar_rl.rollouts.claim import claimed
 from radar_rl.rollouts.columns import TracedText, sequences_table, trace_table
 from radar_rl.rollouts.manifest import DataSet, Manifest, check_shard, part_name
@@ -114,6 +115,7 @@ def collect(
     tasks: list[str],
     task: Mapping[str, Any],
     source: Literal["model", "texts"] = "model",
+    texts_of: str | None = None,
     split: str = "eval",
     data_dir: str | None = None,
     limit: int | None = None,
@@ -143,6 +145,8 @@ def collect(
         model: target, draft, dtype and device.
         tasks, task, split, data_dir, limit: which prompts, see ``load_prompts``; ``task["path"]`` is a file of rows.
         source: ``model``: the target writes the texts; ``texts``: the rows hold completions that it wrote elsewhere.
+        texts_of: folder or URI of a collection by the same target whose very texts are traced again, decoded by nobody;
+            what it says of its texts counts (tasks, sampling, seed, length), ``limit`` counts its prompts.
         samples: texts per prompt.
         temperature, sample_top_k, sample_top_p: sampling of the target, 0 is greedy.
         seed: each sequence's own seed derives from it, the prompt's id and the number of the sample.
@@ -161,7 +165,7 @@ def collect(
 
     Raises:
         InputError: a task, file, prompt or folder is not usable, or another process collects this shard.
-        TraceError: the folder holds a trace made with other settings.
+        TraceError: the folder holds a trace made with other settings, or ``texts_of`` none of this target.
         ConfigError: a number is out of range.
     """
     counts = {"samples": samples, "part_size": part_size, "texts_per_batch": texts_per_batch}
@@ -176,33 +180,46 @@ def collect(
     names = checked_names(features or (), feature_dim)
     check_columns(names)
     projected = any(FEATURES[name].projected for name in names)
-    prompts = load_prompts(tasks, path=task.get("path"), split=split, data_dir=data_dir, limit=limit, completions=given)
+    prompts = (
+        load_prompts(tasks, path=task.get("path"), split=split, data_dir=data_dir, limit=limit, completions=given)
+        if texts_of is None
+        else []
+    )
     pair = pair_from_config(model)
     pair.check_shape(max_depth, top_k, tree_size, True)
-    settings = TraceSettings(
-        target=pair.target_identity,
-        draft=pair.draft_identity,
-        source=source,
-        max_depth=max_depth,
-        top_k=top_k,
-        tree_size=tree_size,
-        temperature=temperature,
-        sample_top_k=sample_top_k,
-        sample_top_p=sample_top_p,
-        seed=seed,
-        features=names,
-        feature_dim=feature_dim if projected else 0,
-        feature_seed=feature_seed if projected else 0,
-    )
-    works: list[Work] | list[WrittenText]
-    if given:
+    made: dict[str, Any] = {
+        "temperature": temperature,
+        "sample_top_k": sample_top_k,
+        "sample_top_p": sample_top_p,
+        "seed": seed,
+        "source": source,
+        "max_new_tokens": max_new_tokens,
+        "samples": samples,
+    }
+    works: Sequence[Work] | Sequence[WrittenText]
+    skipped: list[Skipped] = []
+    if texts_of is not None:
+        works, made = texts_again(texts_of, pair.target_identity, limit)
+    elif given:
         works, skipped = given_texts(pair, prompts)
     else:
         encoded, skipped = fitting(pair, prompts, max_new_tokens)
         works = [Work(prompt, tuple(ids), sample) for prompt, ids in encoded for sample in range(samples)]
+    of_texts = {name: made[name] for name in made if name in TraceSettings.__dataclass_fields__}
+    settings = TraceSettings(
+        target=pair.target_identity,
+        draft=pair.draft_identity,
+        max_depth=max_depth,
+        top_k=top_k,
+        tree_size=tree_size,
+        features=names,
+        feature_dim=feature_dim if projected else 0,
+        feature_seed=feature_seed if projected else 0,
+        **of_texts,
+    )
     about = asdict(settings) | {
-        "max_new_tokens": max_new_tokens,
-        "samples": samples,
+        "max_new_tokens": made["max_new_tokens"],
+        "samples": made["samples"],
         "part_size": part_size,
         "works": len(works),
         "works_digest": digest(_named(work) for work in works),

@@ -16,7 +16,7 @@ from radar_rl.policies import LearnedPolicy, ObservationSpec
 from radar_rl.runtime.artifact import check_pair
 from radar_rl.runtime.decoder import autoregressive
 from radar_rl.runtime.models import inflated_shape, pair_from_config
-from radar_rl.speculative.hardware import HardwareProfile
+from radar_rl.speculative.hardware import HardwareProfile, tree_nodes
 from radar_rl.speculative.pair import Pair, pair_identities
 from radar_rl.speculative.session import SpeculativeSession
 from radar_rl.speculative.state import DraftState
@@ -36,6 +36,7 @@ def measure(
     """
     generator = np.random.default_rng(seed)
     length = min(PROMPT_TOKENS, pair.max_positions // 4)
+    tree_size = min(tree_size, int(tree_nodes(max_depth, top_k, tree_size)[-1]))  # a chain has no more nodes than calls
     prompt = generator.integers(0, pair.target.vocab_size, length).tolist()
     sizes = sorted({2, top_k + 1, (top_k + 1 + tree_size) // 2, tree_size} - {1})
     room = (ROUNDS + 1) * (max_depth + 1) + 1  # new tokens that the timed rounds may emit

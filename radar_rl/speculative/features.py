@@ -28,6 +28,9 @@ from radar_rl.speculative.tree import NewestCall, TreeGrowth
 
 FLOAT16_MAX = 65504.0
 
+BEST_TOKENS = 10
+"""Tokens that ``top_mass`` adds up: llama.cpp's ``LLAMA_DRAFT_TOP_K`` (src/llama-ext.h)."""
+
 
 @dataclass(frozen=True)
 class Feature:
@@ -138,6 +141,17 @@ FEATURES = {
             "inputs of three layers side by side, EAGLE-2: the last hidden state; projected to ``feature_dim``.",
             "per round: one row times a matrix, feature size × feature_dim",
             projected=True,
+        ),
+        Feature(
+            "top_mass",
+            ("max_depth",),
+            f"Log of what the {BEST_TOKENS} most probable tokens of the newest distribution (``entropy``'s) have "
+            "together. llama.cpp's draft sampler normalises over these alone, so its p-min compares a token's "
+            "probability over this mass (common/speculative.cpp).",
+            f"per draft call: the {BEST_TOKENS} largest of one row of V log-probabilities that the call has made, and "
+            "their sum",
+            high=0.0,
+            nats=True,
         ),
         Feature(
             "history",
@@ -251,6 +265,12 @@ def mass(growth: TreeGrowth, newest: NewestCall, tree_size: int) -> Tensor:
     return by_depth
 
 
+def top_mass(newest: NewestCall) -> Tensor:
+    """See ``FEATURES``: [R]."""
+    best = newest.log_probs[:, 0]
+    return best.topk(min(BEST_TOKENS, best.shape[1]), dim=-1).values.logsumexp(dim=-1).clamp(max=0.0)
+
+
 def match_length(index: NgramIndex) -> int:
     """See ``FEATURES``, ``ngram``: of the text that an index holds, whose last token is the root."""
     return max((length for _, length in index.occurrences()), default=0)
@@ -315,6 +335,7 @@ class Features:
             "margin": lambda: margin(newest),
             "log_probs": lambda: log_probs(newest),
             "mass": lambda: mass(growth, newest, self.tree_size),
+            "top_mass": lambda: top_mass(newest),
             "hidden": lambda: newest.output[:, 0].float() @ self._projections["hidden"],
         }
         return {name: stored(computed[name]()) for name in self.names if name in computed}

@@ -35,6 +35,7 @@ def test_the_command_prints_every_feature_and_writes_the_figures(
         "ngram": 1,
         "hidden": 16,
         "target": 16,
+        "top_mass": 1,
     }
     assert figures["rounds"] == 3
 

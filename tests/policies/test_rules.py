@@ -10,6 +10,7 @@ from radar_rl.errors import ArtifactError, ConfigError, InputError
 from radar_rl.policies import (
     CONTINUE,
     ConfidenceThreshold,
+    DraftChain,
     EntropyBound,
     ExpectedGain,
     JointConfidence,
@@ -18,6 +19,7 @@ from radar_rl.policies import (
     MinProbability,
     ObservationSpec,
     RandomStop,
+    RenormalisedChain,
     StaticDepth,
     Svip,
 )
@@ -56,6 +58,9 @@ RULES = [
     ConfidenceThreshold(0.2),
     JointConfidence(0.3),
     MinProbability(0.4),
+    DraftChain(most=2),
+    DraftChain(0.3, most=3),
+    RenormalisedChain(0.3, most=4),
     Svip(1.2),
     EntropyBound(0.5),
     ExpectedGain(300.0, (0.001, 0.001, 0.002)),
@@ -73,7 +78,7 @@ RULES = [
 def test_deciding_many_rows_is_deciding_each(
     confidences: np.ndarray, log_probs: np.ndarray, entropy: np.ndarray, policy: MemorylessPolicy
 ) -> None:
-    features = {"log_probs": log_probs, "entropy": entropy}
+    features = {"log_probs": log_probs, "entropy": entropy, "top_mass": -entropy}
     each = [
         depth_of_the_loop(policy, row, {name: values[i] for name, values in features.items()})
         for i, row in enumerate(confidences)
@@ -98,6 +103,22 @@ def test_p_min_looks_at_the_newest_token_alone() -> None:
     log_probs = np.log(np.array([[[0.6, 0.3], [0.9, 0.1], [0.2, 0.1]]])).astype(np.float16)
     depths = [int(MinProbability(t).stop_depths(confidences, {"log_probs": log_probs})[0]) for t in (0.7, 0.5)]
     assert depths == [1, 3]
+
+
+def test_a_chain_ends_at_its_length_or_after_an_improbable_token() -> None:
+    confidences = np.zeros((1, 4, 2), np.float16)
+    seen = {
+        "log_probs": np.log(np.array([[[0.6, 0.3], [0.9, 0.1], [0.4, 0.1], [0.9, 0.1]]])).astype(np.float16),
+        "top_mass": np.log(np.array([[0.6, 1.0, 0.5, 1.0]])).astype(np.float16),
+    }
+    depths = [int(DraftChain(t, most=n).stop_depths(confidences, seen)[0]) for t, n in ((0.7, 4), (0.5, 4), (0.5, 2))]
+    assert depths == [1, 3, 2]
+    # Among the ten best: 1, 0.9, 0.8, 0.9
+    rules = [RenormalisedChain(t, most=n) for t, n in ((0.95, 4), (0.85, 4), (0.85, 2))]
+    assert [int(rule.stop_depths(confidences, seen)[0]) for rule in rules] == [2, 3, 2]
+    assert DraftChain(most=3).stop_depths(confidences)[0] == 3
+    assert (DraftChain(most=3).features, DraftChain(most=3).pays_decisions) == ((), False)
+    assert (DraftChain(0.5).features, DraftChain(0.5).pays_decisions) == (("log_probs",), True)
 
 
 def test_entropy_rules_stop_where_the_newest_distribution_is_flat() -> None:
@@ -148,6 +169,8 @@ def test_bad_parameters_are_refused() -> None:
         lambda: RandomStop(-0.1),
         lambda: JointConfidence(float("nan")),
         lambda: MinProbability(-1),
+        lambda: DraftChain(most=0),
+        lambda: DraftChain(1.5),
         lambda: Svip(-0.5),
         lambda: ExpectedGain(0.0, (1.0,)),
         lambda: ExpectedGain(1.0, (float("inf"),)),

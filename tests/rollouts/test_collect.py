@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from radar_rl.errors import CheckpointError, ConfigError, InputError, TraceError
-from radar_rl.rollouts import DataSet, load_trace, read_traces, room
+from radar_rl.rollouts import DataSet, load_trace, read_traces, room, trace_settings
 from radar_rl.rollouts.claim import claimed
 from radar_rl.rollouts.collect import collect
 from radar_rl.rollouts.manifest import Manifest
@@ -264,3 +264,27 @@ def test_positions_follow_the_free_memory(model: dict[str, Any], monkeypatch: py
         fitting.append(room.positions_that_fit(pair, 500, max_depth=8, top_k=10))
     assert fitting == [1, 2, 16, room.MOST["cpu"]]
     assert room.bytes_per_position(pair, 5000, max_depth=8, top_k=10) > need
+
+
+def test_the_very_texts_of_a_collection_are_traced_again(
+    arguments: dict[str, Any], model: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sampled = arguments | {"temperature": 0.8, "samples": 2, "seed": 4}
+    trees = collect(out=str(tmp_path / "trees"), **sampled)
+    chain = {"top_k": 1, "tree_size": 9, "features": ["log_probs"]}
+    wanted = collect(out=str(tmp_path / "wanted"), **sampled, **chain)
+    monkeypatch.setattr("radar_rl.rollouts.collect.write_texts", None)  # nothing is decoded
+    again = {"model": model, "tasks": ["dialogue"], "task": {"path": None}, "part_size": 2, "texts_of": trees, **chain}
+    chains = collect(out=str(tmp_path / "chains"), **again)
+    assert same_rows(Path(chains), Path(wanted))
+    assert trace_settings(chains) == trace_settings(wanted)
+    few = load_trace(collect(out=str(tmp_path / "few"), **again, limit=1))
+    assert few.sequences.sequence_id == ["sums/sum-0/0/0", "sums/sum-0/1/0"]
+    manifest = Path(trees) / "manifest-00000-of-00001.json"
+    whole = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps(whole | {"parts": dict(list(whole["parts"].items())[:1])}))
+    with pytest.raises(TraceError, match=r"texts_of: .* is not finished"):
+        collect(out=str(tmp_path / "x"), **again)
+    manifest.write_text(json.dumps(whole | {"settings": whole["settings"] | {"target": "other@1"}}))
+    with pytest.raises(TraceError, match=r"holds texts of other@1, the model is .*; give the model= that wrote them"):
+        collect(out=str(tmp_path / "x"), **again)

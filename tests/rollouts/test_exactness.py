@@ -10,6 +10,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from radar_rl.policies import DraftChain
 from radar_rl.policies.random import RandomStop
 from radar_rl.rollouts import Trace, load_trace
 from radar_rl.rollouts.collect import collect
@@ -108,6 +109,30 @@ def draft_gap(pair: Pair, ids: list[int], position: int) -> float:
     cuts = [(level, 10) for level in levels] + [(scores[: 10 + 100 * i], 59) for i in range(1, 8)]
     ordered = [(values.sort(descending=True).values, cut) for values, cut in cuts]
     return min(float(values[cut - 1] - values[cut]) for values, cut in ordered if len(values) > cut)
+
+
+def test_chains_traced_over_the_texts_of_trees_are_those_of_live_decoding(pocket: Pair, tmp_path: Path) -> None:
+    model = {"name": "pocket", "target": "pocket", "draft": "pocket", "dtype": "float32", "device": "cpu"}
+    shared: dict[str, Any] = {"model": model, "tasks": TASKS[:2], "task": {}}
+    trees = collect(out=str(tmp_path / "trees"), **shared, limit=2, temperature=0.7, max_new_tokens=64)
+    chain: dict[str, Any] = {"top_k": 1, "tree_size": 9, "max_depth": 8}
+    out = collect(out=str(tmp_path / "chains"), **shared, texts_of=trees, features=["log_probs"], **chain)
+    trace, texts = load_trace(out, features=["log_probs"]), pl.read_parquet(tmp_path / "chains/sequences/*.parquet")
+    rule = DraftChain(0.3, most=6)
+    depths = rule.stop_depths(trace.confidences, trace.features)
+    rounds = 0
+    for number, text in enumerate(texts.iter_rows(named=True)):
+        ids, start = text["token_ids"], text["prompt_length"]
+        decoder = SpeculativeDecoder(pocket, rule, **chain)
+        live = decoder.generate(ids[:start], max_new_tokens=64, temperature=0.7, seed=text["seed"])
+        assert live.token_ids == ids[start:]
+        for done in live.rounds:
+            row = int(np.searchsorted(trace.sequence, number)) + done.position - start
+            if row < len(trace) and trace.position[row] == done.position:
+                assert (done.draft_calls, done.accepted) == (depths[row], trace.accepted[row, depths[row] - 1])
+                rounds += 1
+    assert rounds > 50
+    assert len(set(depths)) > 3
 
 
 def test_a_round_that_the_trace_has_wrong_is_found(

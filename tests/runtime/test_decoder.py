@@ -23,6 +23,7 @@ NAMES = [
     "threshold:0.3",
     "joint:0.55",
     "p-min:0.4",
+    "chain:3,threshold=0.4",
     "svip:1.1",
     "entropy-bound:0.5",
     "adaedl:0.6,step=0.3",

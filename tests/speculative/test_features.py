@@ -112,6 +112,8 @@ def test_every_feature_is_what_its_definition_says(pair: Pair, shipped_prompts: 
             assert found["entropy"] == pytest.approx(entropy, abs=2e-3, rel=1e-3)
             first, second = np.sort(logits)[::-1][:2]
             assert found["margin"] == pytest.approx(first - second, abs=2e-3, rel=1e-3)
+            ten = np.log(np.sort(probabilities)[::-1][:10].sum())
+            assert found["top_mass"] == pytest.approx(ten, abs=2e-3, rel=1e-3)
 
             beam = best_of_level(growth, level)[: growth.top_k]
             scores = growth.scores[0].double().tolist()
@@ -237,7 +239,7 @@ def test_large_hidden_states_and_impossible_tokens_leave_no_infinity(tiny_pair: 
         assert all(values.isfinite().all() for values in found.values())
         assert found["hidden"].abs().max() == found["margin"] == 65504
         assert found["log_probs"].tolist() == [[0, -65504, -65504]]
-        assert found["entropy"] == 0
+        assert found["entropy"] == found["top_mass"] == 0
         assert found["mass"].sum() == growth.depth
     assert features.of_root(torch.full((1, pair.head.feature_size), 1e30))["target"].abs().max() == 65504
 
@@ -286,5 +288,6 @@ def test_each_says_what_it_means_and_costs() -> None:
         "ngram": (),
         "hidden": (8, 16),
         "target": (16,),
+        "top_mass": (8,),
         "history": (4,),
     }
