@@ -43,6 +43,7 @@ VERBS = {
     "bench-train": "radar_rl.benchmarks.train:bench_train",
     "bench-env": "radar_rl.benchmarks.env:bench_env",
     "bench-ppo": "radar_rl.benchmarks.ppo:bench_ppo",
+    "bench-soak": "radar_rl.benchmarks.soak:bench_soak",
 }
 
 # Verbs whose jobs of a sweep write to a folder each, out/<name of the job>, and what then gathers them in out=.
