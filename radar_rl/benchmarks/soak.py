@@ -22,9 +22,9 @@ from radar_rl.benchmarks.relay import Relay
 from radar_rl.benchmarks.round import WIDTH, machine
 from radar_rl.errors import ConfigError, LimitError, check_whole
 from radar_rl.offline.provenance import commit
-from radar_rl.policies import ObservationSpec, Policy
+from radar_rl.policies import ObservationSpec, Policy, StaticDepth
 from radar_rl.policies.observation import DEFAULT_FEATURES
-from radar_rl.progress import SECONDS_BETWEEN_LINES
+from radar_rl.progress import SECONDS_BETWEEN_LINES, track
 from radar_rl.runtime import SpeculativeDecoder, autoregressive
 from radar_rl.runtime.models import pair_from_config
 from radar_rl.runtime.named import policy_from_string
@@ -36,6 +36,7 @@ from radar_rl.speculative.text import DRAFT_SOURCES, Options
 MAX_DEPTH, TOP_K = 8, 10  # what named bandits and networks are made for
 FEATURE_DIM = 16
 SEEDS = 2  # texts of a prompt and temperature
+LARGEST_BATCH = 4
 MEBIBYTE = 2**20
 
 WHOLE, RELAYED, ABANDONED, BESIDE = "one text", "policy swapped in it", "left half-way", "side by side"
@@ -43,7 +44,7 @@ MEANING = {
     WHOLE: "generate, with another policy than the text before",
     RELAYED: "generate, another policy every few rounds",
     ABANDONED: "stream, closed after a part of the text",
-    BESIDE: "generate_batch of 2 to 4 texts, a copy of the policy for each",
+    BESIDE: f"generate_batch of 2 to {LARGEST_BATCH} texts, a copy of the policy for each",
 }
 
 
@@ -180,7 +181,7 @@ def soak(
         length, temperature = draw.randint(1 + max_new_tokens // 4, max_new_tokens), draw.choice(temperatures)
         texts = [
             Asked(draw.randrange(len(prompts)), length, temperature, draw.randrange(SEEDS))
-            for _ in range(draw.randint(2, 4) if way == BESIDE else 1)
+            for _ in range(draw.randint(2, LARGEST_BATCH) if way == BESIDE else 1)
         ]
         for text, tokens in zip(texts, _decoded(decoder, way, prompts, texts), strict=True):
             soaked.texts[way] += 1
@@ -204,6 +205,29 @@ def _decoded(
         done = decoder.generate_batch([prompts[text.prompt] for text in texts], seeds, **first.options)
         return [text.token_ids for text in done]
     return [decoder.generate(prompts[first.prompt], **first.options).token_ids]
+
+
+def warm_up(pair: Pair, prompts: Sequence[Sequence[int]], max_new_tokens: int, shapes: int) -> None:
+    """Meet what memory is kept for, the largest batch and many shapes: what grows after that is a leak.
+
+    On a CPU, oneDNN compiles a kernel for every shape of a matrix product that it meets, and keeps the newest 1,024,
+    some 0.5 MB each; a server has met its own after some hundred texts.
+
+    Args:
+        pair: target and draft head.
+        prompts: token ids of each.
+        max_new_tokens: most tokens of a text.
+        shapes: on a CPU, trees and beams of sizes 2 to this are decoded with.
+    """
+    longest = max(prompts, key=len)
+    for source in DRAFT_SOURCES:
+        decoder = SpeculativeDecoder(pair, StaticDepth(MAX_DEPTH), draft_source=source)
+        decoder.generate_batch([longest] * LARGEST_BATCH, max_new_tokens=max_new_tokens)
+    sizes = range(2, shapes + 1) if pair.target.device.type == "cpu" else range(0)
+    widest = len(pair.head.draft_to_target)
+    for size in track(sizes, len(sizes), "bench soak: shapes"):
+        decoder = SpeculativeDecoder(pair, StaticDepth(2), max_depth=2, top_k=min(size, widest), tree_size=size)
+        decoder.generate(prompts[0], max_new_tokens=4)
 
 
 class _TargetsOwn:
@@ -271,6 +295,7 @@ def bench_soak(
     messages: list[str],
     temperatures: list[float],
     max_new_tokens: int,
+    shapes: int,
     limit: float,
     seed: int,
 ) -> Soaked:
@@ -279,6 +304,7 @@ def bench_soak(
     Args:
         policies: rules by name, and folders; three networks of random weights join them.
         messages: users' messages; long prompts are made of several.
+        shapes: see ``warm_up``.
         limit: per cent that memory may have changed by, between the second quarter of the time and the last.
 
     Raises:
@@ -292,6 +318,7 @@ def bench_soak(
     if minutes <= 0 or limit <= 0:
         raise ConfigError(f"minutes and limit: expected more than 0, got {minutes:g} and {limit:g}")
     check_whole("max_new_tokens", max_new_tokens, 4)
+    check_whole("shapes", shapes, 0)
     pair = pair_from_config(model)
     chosen = [*(policy_from_string(policy, seed) for policy in policies), *networks(seed)]
     prompts = [pair.encode_prompt(text) for text in [*messages, *_long(messages)]]
@@ -309,7 +336,9 @@ def bench_soak(
         "prompt_tokens": [len(ids) for ids in prompts],
         "temperatures": temperatures,
         "max_new_tokens": max_new_tokens,
+        "shapes": shapes,
     }
+    warm_up(pair, prompts, max_new_tokens, shapes)
     soaked = soak(
         pair,
         prompts,
