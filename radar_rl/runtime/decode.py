@@ -76,18 +76,15 @@ def decode(
         "sample_top_p": sample_top_p,
         "seed": seed,
     }
-    decoder = _decoder(pair, chosen, about, draft_source)
     several = batch > 1
+    decoder = _decoder(pair, chosen, about, draft_source)
     first = speculative(_called(decoder), decoder, options, side_by_side=several)
-    rivals, tuned = _rivals(pair, first, about, options, several) if compare else ([], None)
+    rivals, static = _rivals(pair, first, about, options, several) if compare else ([], None)
     ways = Ways([first, *rivals])
     console = beside()
     asked = [Conversation(prompt) for prompt in given]
-    ready = [text for text in asked if text.ids(pair, max_new_tokens)]
-    if not ready and len(asked) == 1:
-        raise InputError(asked[0].refused)
-    _say_refused(asked, console)
-    if compare and ready:
+    ready = _ready(asked, pair, max_new_tokens, console)
+    if compare:
         ways.warm_up(ready[0].ids(pair, max_new_tokens))
     screen = Screen(
         pair,
@@ -104,12 +101,27 @@ def decode(
         return
     except KeyboardInterrupt:
         screen.end()
-        console.print(figures(ways, pair, side_by_side=several, tuned=tuned))
+        console.print(figures(ways, pair, side_by_side=several, static=static))
         raise
-    console.print(figures(ways, pair, side_by_side=several, tuned=tuned))
+    console.print(figures(ways, pair, side_by_side=several, static=static))
     _say_refused(ready, console)
     if refused := sum(text.refused is not None for text in asked):
         raise InputError(f"{refused} of {len(asked)} prompts were skipped, see above")
+
+
+def _ready(asked: Sequence[Conversation], pair: Pair, max_new_tokens: int, console: Console) -> list[Conversation]:
+    """Those that can be decoded; the others are named.
+
+    Raises:
+        InputError: none can.
+    """
+    ready = [text for text in asked if text.ids(pair, max_new_tokens)]
+    if len(asked) == 1 and not ready:
+        raise InputError(asked[0].refused)
+    _say_refused(asked, console)
+    if not ready:
+        raise InputError("no prompt can be decoded, see above")
+    return ready
 
 
 def _say_refused(conversations: Sequence[Conversation], console: Console) -> None:

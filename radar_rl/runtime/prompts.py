@@ -29,7 +29,7 @@ def read_prompts(typed: Sequence[str], files: Sequence[str]) -> list[Prompt]:
     for name in files:
         if name.endswith(ROWS):
             task = Path(name).name
-            prompts += prompts_of(task, name, read_jsonl(name), task)
+            prompts += prompts_of(task, name, read_jsonl(name), "row")
         else:
             prompts.append(Prompt("standard input" if name == STDIN else name, "1", _whole(name)))
     if not prompts:

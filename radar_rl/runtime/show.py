@@ -16,7 +16,7 @@ from radar_rl.speculative.text import Round
 from radar_rl.speculative.tree import Source
 
 WIDTH = 100
-LEGEND = "accepted tokens, then → the target's own"
+LEGEND = "accepted → the target's own"
 
 
 def beside() -> Console:
@@ -107,17 +107,17 @@ def _by_ngrams(ended: Round) -> int:
     return int((ended.tree.source_array[path] == Source.NGRAM).sum())
 
 
-def figures(ways: Ways, pair: Pair, *, side_by_side: bool, tuned: str | None) -> Table | Text:
+def figures(ways: Ways, pair: Pair, *, side_by_side: bool, static: str | None) -> Table | Text:
     """What decoding came to: a line for one way, a table for several.
 
     Args:
-        ways: that have decoded.
+        ways: that have decoded; of several, the last is what speedups are against.
         pair: that decoded.
         side_by_side: whether prompts were decoded in batches.
-        tuned: the name of the way that speedups are also given against; None: there is none.
+        static: the name of the way that speedups are given against besides; None: there is none.
     """
     names, first = [way.name for way in ways.ways], ways.tallies[0]
-    texts = f"{first.texts} text{'s' if first.texts != 1 else ''}"
+    texts = f"{first.texts} text{'s' if first.texts != 1 else ''}, {first.tokens} tokens"
     seconds = "prefill included" if side_by_side else "prefill and first tokens not counted"
     if len(names) == 1:
         return Text(
@@ -129,16 +129,15 @@ def figures(ways: Ways, pair: Pair, *, side_by_side: bool, tuned: str | None) ->
         told = f"in {ways.different} of them a near-tie of two logits was decided differently by a row"
     table = Table(title=f"{pair.label}: {texts}; {told}", caption=seconds, title_justify="left", caption_justify="left")
     rates = dict(zip(names, (tally.tokens_per_second for tally in ways.tallies), strict=True))
-    against = [name for name in ("autoregressive", tuned) if name in rates]
-    table.add_column("decoding")
-    for column in ("tokens", "tokens/s", *(f"× {name}" for name in against), "τ", "draft calls"):
-        table.add_column(column, justify="right")
+    against = {"speedup": names[-1]} | ({"× static": static} if static else {})
+    table.add_column("decoding", no_wrap=True)
+    for column in ("tokens/s", *against, "τ", "draft calls"):
+        table.add_column(column, justify="right", no_wrap=True)
     for name, tally in zip(names, ways.tallies, strict=True):
         table.add_row(
             name,
-            str(tally.tokens),
             _number(tally.tokens_per_second, 1),
-            *(_number(rates[name] / rates[other]) for other in against),
+            *(f"{_number(rates[name] / rates[other])}×" for other in against.values()),
             _number(tally.acceptance_length),
             _number(tally.draft_calls_per_round),
         )
