@@ -10,9 +10,10 @@ from radar_rl.errors import ConfigError, InputError, check_whole
 from radar_rl.policies.observation import DEFAULT_FEATURES
 from radar_rl.rollouts.live import LiveTexts, timed
 from radar_rl.rollouts.sessions import TextSession
-from radar_rl.rollouts.tasks import Prompt, load_prompts
+from radar_rl.rollouts.tasks import load_prompts
 from radar_rl.runtime.models import pair_from_config
 from radar_rl.speculative.pair import Pair, load_pair
+from radar_rl.speculative.prompts import Prompt
 from radar_rl.speculative.state import DraftState
 
 T = TypeVar("T")

@@ -43,6 +43,7 @@ VERBS = {
     "bench-train": "radar_rl.benchmarks.train:bench_train",
     "bench-env": "radar_rl.benchmarks.env:bench_env",
     "bench-ppo": "radar_rl.benchmarks.ppo:bench_ppo",
+    "bench-soak": "radar_rl.benchmarks.soak:bench_soak",
 }
 
 # Verbs whose jobs of a sweep write to a folder each, out/<name of the job>, and what then gathers them in out=.
@@ -51,7 +52,8 @@ FOLDER_PER_JOB = {"train": "radar_rl.offline.results:write_results"}
 # What a sweep by Optuna maximises, of what a verb returns.
 OBJECTIVES = {"train": "validation_gain"}
 
-FLAGS = ("--prompt", "--compare", "--explain", "--debug", "--help", "--version")
+FLAGS = ("--prompt", "--file", "--compare", "--explain", "--debug", "--help", "--version")
+STDIN = "-"  # as a file's name
 HYDRA_FLAGS = ("-m", "--multirun", "-c", "--cfg", "-p", "--package", "--resolve", "-i", "--info", "--hydra-help")
 
 # What only an extra installs, by the name it is imported under.
@@ -123,13 +125,16 @@ def _joined(rest: list[str]) -> list[str]:
 def _own_flags(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser(prog="radar-rl", add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--prompt", action="append", default=[])
+    parser.add_argument("--file", action="append", default=[])
     for flag in ("--compare", "--explain", "--debug", "--version"):
         parser.add_argument(flag, action="store_true")
     parser.add_argument("-h", "--help", action="store_true")
     try:
-        return parser.parse_known_args(argv)
+        flags, rest = parser.parse_known_args(argv)
     except argparse.ArgumentError as error:
         raise ConfigError(f"{error}; a prompt that begins with a dash is written --prompt=TEXT") from error
+    flags.file += [STDIN] * rest.count(STDIN)
+    return flags, [argument for argument in rest if argument != STDIN]
 
 
 def _checked_verb(rest: Sequence[str], flags: argparse.Namespace) -> str:
@@ -145,8 +150,8 @@ def _checked_verb(rest: Sequence[str], flags: argparse.Namespace) -> str:
         flag = argument.partition("=")[0]
         if flag.startswith("-") and flag not in HYDRA_FLAGS:
             raise ConfigError(f"unknown flag {flag}; {settings.closest(flag, (*FLAGS, *HYDRA_FLAGS))}")
-    if verb != "decode" and (flags.prompt or flags.compare or flags.explain):
-        raise ConfigError("--prompt, --compare and --explain belong to decode")
+    if verb != "decode" and (flags.prompt or flags.file or flags.compare or flags.explain):
+        raise ConfigError("--prompt, --file, -, --compare and --explain belong to decode")
     return verb
 
 
@@ -236,7 +241,8 @@ def call(verb: str, values: dict[str, Any], flags: argparse.Namespace, picked: M
     """
     function = _function(VERBS[verb])
     if verb == "decode":
-        values = values | {"prompts": flags.prompt, "compare": flags.compare, "explain": flags.explain}
+        own = {"prompts": flags.prompt, "files": flags.file, "compare": flags.compare, "explain": flags.explain}
+        values = values | own
     return function(**settings.checked(function, values, settings.defaults(verb, picked)))
 
 

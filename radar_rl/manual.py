@@ -17,7 +17,9 @@ usage: radar-rl VERB key=value …       run a verb
 {verbs}
 
 flags: --prompt TEXT   decode: a prompt; repeatable
-       --compare       decode: the same prompts with the best static depth too
+       --file FILE     decode: a text that is one prompt, or JSON lines with a prompt a row; repeatable
+       -               decode: one prompt from standard input
+       --compare       decode: the target alone and the best static depth too, on the same prompts
        --explain       decode: show the rounds
        --debug         errors with their traceback
        --version

@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from radar_rl.rollouts.columns import TracedText, sequences_table, trace_table
 from radar_rl.rollouts.manifest import Manifest, part_name
 from radar_rl.rollouts.storage import Store
-from radar_rl.rollouts.tasks import Prompt
 from radar_rl.rollouts.trace import NO_RANK, Sequences, Trace, TraceSettings, accepted_tokens
 from radar_rl.rollouts.writing import Work, WrittenText
 from radar_rl.speculative.features import COLUMNS
 from radar_rl.speculative.hardware import HardwareProfile
+from radar_rl.speculative.prompts import Prompt
 
 HARDWARE = HardwareProfile(
     name="synthetic",

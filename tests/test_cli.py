@@ -121,6 +121,12 @@ def test_prompts_are_taken_as_written(calls: Calls) -> None:
     assert (got["compare"], got["explain"], got["policy"]) == (True, False, "static:3")
 
 
+def test_a_dash_and_files_are_what_prompts_come_from(calls: Calls) -> None:
+    assert cli.main(["decode", "--file", "a=b.jsonl", "-", "seed=1", "--file=c d.txt", "--prompt", "-"]) == 0
+    (got,) = calls
+    assert (got["prompts"], got["files"], got["seed"]) == (["-"], ["a=b.jsonl", "c d.txt", "-"], 1)
+
+
 def test_sweeps(calls: Calls) -> None:
     command = ["train", "-m", "traces=x", "out=y", "algo=cql,bc", "hardware=pocket_cpu,my.json", "seed=1"]
     assert cli.main(command) == 0
@@ -175,7 +181,10 @@ def test_runs_of_a_sweep_that_name_their_own_folders(calls: Calls, arguments: li
         (["export", "run=x", "out=y", "trace=z"], "unknown key 'trace'; did you mean 'traces'"),
         (["train", "out=x", "--comparee"], "did you mean '--compare'"),
         (["train", "out=x", "--prompt", "hello"], "belong to decode"),
+        (["train", "out=x", "--file", "hello.txt"], "belong to decode"),
+        (["train", "out=x", "-"], "belong to decode"),
         (["decode", "--prompt"], "expected one argument"),
+        (["decode", "--fil", "x"], "did you mean '--file'"),
         (["profile", "out=x"], "no such thing: bring another"),
         (["rollout", "out=x"], "Permission denied: 'x'"),
         (["collect", "out=x"], "pip install 'radar-rl[train]'"),

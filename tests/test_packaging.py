@@ -1,6 +1,5 @@
 """The wheel holds everything: built, installed in an environment of its own, and used there."""
 
-import os
 import subprocess
 import sys
 import sysconfig
@@ -9,29 +8,12 @@ import zipfile
 from pathlib import Path
 
 import pytest
-
-TRAINING_PACKAGES = ("d3rlpy", "gymnasium", "hydra", "polars", "pyarrow", "wandb")
-
-
-def run(*command: str | Path, cwd: Path) -> str:
-    """Standard output of a command that must succeed, outside the repository and without its paths."""
-    environment = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "RADAR_RL"))}
-    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=600, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+from installing import build_wheel, run
 
 
 @pytest.fixture(scope="module")
 def wheel(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, built from a copy of what a clone has: the build leaves nothing in the repository."""
-    folder = tmp_path_factory.mktemp("wheel")
-    clone = folder / "clone"
-    clone.mkdir()
-    kept = ("pyproject.toml", "README.md", "LICENSE", "radar_rl", "hydra_plugins", "envs", "configs", "datasets")
-    run("cp", "-a", *(repository / name for name in kept), clone, cwd=folder)
-    build = (sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder)
-    run(*build, clone, cwd=folder)
-    return next(folder.glob("radar_rl-*.whl"))
+    return build_wheel(repository, tmp_path_factory.mktemp("wheel"))
 
 
 @pytest.fixture(scope="module")
@@ -89,14 +71,6 @@ def test_sweeps_run_from_the_wheel(environment: Path, tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"speculators", "safeailab", "runs"}
     shown = run(radar_rl, "convert", "hydra/launcher=ray", "--cfg", "hydra", "-p", "hydra.launcher", cwd=tmp_path)
     assert "hydra_plugins.radar_rl_ray_launcher.RayLauncher" in shown
-
-
-def test_decoding_imports_no_training_package(environment: Path) -> None:
-    code = (
-        "import sys; from radar_rl.runtime import SpeculativeDecoder, load_policy; import radar_rl.policies;"
-        f"print(sorted(set({TRAINING_PACKAGES}) & set(sys.modules)))"
-    )
-    assert run(environment / "env" / "bin" / "python", "-c", code, cwd=environment).strip() == "[]"
 
 
 def test_the_wheel_brings_what_it_needs(repository: Path, wheel: Path, tmp_path: Path) -> None:

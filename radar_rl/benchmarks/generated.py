@@ -16,9 +16,9 @@ from radar_rl.rollouts.columns import TracedText, sequences_table, trace_table
 from radar_rl.rollouts.manifest import Manifest, part_name
 from radar_rl.rollouts.sessions import near_cut
 from radar_rl.rollouts.storage import Store
-from radar_rl.rollouts.tasks import Prompt
 from radar_rl.rollouts.trace import NO_RANK, TraceSettings
 from radar_rl.rollouts.writing import Work, WrittenText
+from radar_rl.speculative.prompts import Prompt
 
 # How much better than average the draft head knows the texts of each task.
 TASKS = {"easy": 1.0, "fair": 0.3, "hard": -0.3, "alien": -1.0}

@@ -15,11 +15,12 @@ from radar_rl.benchmarks.round import WIDTH, machine
 from radar_rl.errors import check_whole
 from radar_rl.evaluation.statistics import speedup_interval
 from radar_rl.progress import track
-from radar_rl.rollouts.tasks import Prompt, fitting, load_prompts
+from radar_rl.rollouts.tasks import fitting, load_prompts
 from radar_rl.rollouts.writing import sequence_seed
 from radar_rl.runtime import SpeculativeDecoder
 from radar_rl.runtime.models import pair_from_config
 from radar_rl.runtime.named import policy_from_string
+from radar_rl.speculative.prompts import Prompt
 from radar_rl.speculative.text import DRAFT_SOURCES, DraftSource
 
 ALL_TASKS = "all"

@@ -10,12 +10,13 @@ from numpy.typing import NDArray
 
 from radar_rl.errors import InputError, check_whole
 from radar_rl.rollouts.sessions import Outcome, TextName, TextSession, near_cut
-from radar_rl.rollouts.tasks import Prompt, Skipped
+from radar_rl.rollouts.tasks import Skipped
 from radar_rl.rollouts.view import TreeView
 from radar_rl.rollouts.writing import TEXTS_PER_BATCH, Work, sequence_seed, write_prompts
 from radar_rl.runtime.profiler import clock
 from radar_rl.speculative.batch import SpeculativeBatch
 from radar_rl.speculative.pair import Pair
+from radar_rl.speculative.prompts import Prompt
 from radar_rl.speculative.session import SpeculativeSession
 from radar_rl.speculative.state import DraftState
 from radar_rl.speculative.text import DraftOptions, Options, Round

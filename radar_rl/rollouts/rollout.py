@@ -27,7 +27,7 @@ from radar_rl.rollouts.reward import Reward
 from radar_rl.rollouts.sessions import ReplayTexts, Texts
 from radar_rl.rollouts.split import held_out as is_held_out
 from radar_rl.rollouts.storage import Store
-from radar_rl.rollouts.tasks import Prompt, Skipped, fitting, load_prompts
+from radar_rl.rollouts.tasks import Skipped, fitting, load_prompts
 from radar_rl.runtime.artifact import check_pair, read_config
 from radar_rl.runtime.decoder import features_of
 from radar_rl.runtime.models import pair_from_config
@@ -35,6 +35,7 @@ from radar_rl.runtime.named import place_of, policy_from_string
 from radar_rl.runtime.profiler import resolve_hardware
 from radar_rl.speculative.features import columns_of
 from radar_rl.speculative.pair import Pair
+from radar_rl.speculative.prompts import Prompt
 from radar_rl.speculative.sampling import Sampling
 
 TEXTS_PER_PART = 64

@@ -8,9 +8,10 @@ from typing import Unpack
 
 from radar_rl.errors import InputError
 from radar_rl.policies.static import StaticDepth
-from radar_rl.rollouts.tasks import Prompt, Skipped, too_long
+from radar_rl.rollouts.tasks import Skipped, too_long
 from radar_rl.runtime import SpeculativeDecoder
 from radar_rl.speculative.pair import Pair
+from radar_rl.speculative.prompts import Prompt
 from radar_rl.speculative.text import Options
 
 TEXTS_PER_BATCH = 32

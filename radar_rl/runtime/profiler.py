@@ -103,14 +103,24 @@ def _token_seconds(pair: Pair, prompt: list[int]) -> list[float]:
 
 def default_network(max_depth: int, top_k: int) -> LearnedPolicy:
     """A policy of random weights and the default size, to be timed."""
-    spec = ObservationSpec(max_depth, top_k)
-    generator = np.random.default_rng(0)
+    return random_network(ObservationSpec(max_depth, top_k), "timed")
+
+
+def random_network(spec: ObservationSpec, name: str, seed: int = 0) -> LearnedPolicy:
+    """A policy of random weights and the default hidden layers.
+
+    Args:
+        spec: what it observes.
+        name: how tables call it.
+        seed: of the weights.
+    """
+    generator = np.random.default_rng(seed)
     sizes = [spec.size, *DECISION_NETWORK, 2]
     layers = [
         (generator.normal(size=(out, into)).astype(np.float32), np.zeros(out, np.float32))
         for into, out in pairwise(sizes)
     ]
-    return LearnedPolicy("timed", spec, layers)
+    return LearnedPolicy(name, spec, layers)
 
 
 def _decision_seconds(max_depth: int, top_k: int, repeats: int) -> float:

@@ -16,8 +16,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import PreTrainedTokenizerFast
 
 from radar_rl.errors import InputError
-from radar_rl.rollouts.jsonl import read_jsonl
-from radar_rl.rollouts.tasks import split_file, user_message
+from radar_rl.jsonl import read_jsonl
+from radar_rl.rollouts.tasks import split_file
+from radar_rl.speculative.prompts import user_message
 
 BOS, EOS, PAD, USER, ASSISTANT = "<s>", "</s>", "<pad>", "<|user|>", "<|assistant|>"
 CHAT_TEMPLATE = (

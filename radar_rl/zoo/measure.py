@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from radar_rl.jsonl import read_jsonl
 from radar_rl.policies import StaticDepth
 from radar_rl.progress import track
-from radar_rl.rollouts.jsonl import read_jsonl
-from radar_rl.rollouts.tasks import user_message
 from radar_rl.runtime.decoder import SpeculativeDecoder
 from radar_rl.speculative.heads import DraftCache
 from radar_rl.speculative.pair import Pair
+from radar_rl.speculative.prompts import user_message
 from radar_rl.speculative.target import TargetCache
 from radar_rl.zoo.corpus import documents, encode, split_path
 from radar_rl.zoo.texts import repeated_share

@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from radar_rl.errors import ConfigError, ModelOutputError
 from radar_rl.rollouts.columns import TracedText, trace_schema, trace_table
 from radar_rl.rollouts.storage import Store
-from radar_rl.rollouts.tasks import Prompt
 from radar_rl.rollouts.trace import TraceSettings
 from radar_rl.rollouts.tracer import match_lengths, trace_sequence
 from radar_rl.rollouts.writing import Work, WrittenText
 from radar_rl.runtime.models import pair_from_config
 from radar_rl.speculative import NgramIndex, Pair, SpeculativeSession, load_pair
 from radar_rl.speculative.features import COLUMNS
+from radar_rl.speculative.prompts import Prompt
 
 SHAPE: dict[str, Any] = {"max_depth": 8, "top_k": 10, "tree_size": 60}
 PROJECTED: dict[str, Any] = {"feature_dim": 6, "feature_seed": 5}

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from radar_rl.errors import InputError
-from radar_rl.rollouts import read_jsonl
+from radar_rl.jsonl import read_jsonl
 
 
 def test_plain_and_gzipped_rows_are_read(tmp_path: Path) -> None:
