@@ -38,7 +38,7 @@ def _replay_dropping(outcomes: Outcomes, rule: DraftChain, least: int) -> Walk:
     accepted = np.where(kept > 0, np.take_along_axis(trace.accepted, (kept - 1).clip(min=0)[:, None], axis=1)[:, 0], 0)
     drafted = np.cumsum(hardware.draft(outcomes.max_depth))
     seconds = drafted[calls - 1] + hardware.verify(kept + 1) + hardware.rest_seconds  # [N]
-    paid = outcomes.decisions(calls, rule.asks_from) if rule.pays_decisions else np.zeros_like(calls)
+    paid = np.cumsum(outcomes.paid(rule.pays_decisions, rule.asks_from))[calls - 1]  # [N]
     seconds = seconds + hardware.decide_seconds * paid
     texts = len(trace.sequences)
     counts = {name: np.zeros(texts, np.int64) for name in Walk.__dataclass_fields__ if name != "seconds"}

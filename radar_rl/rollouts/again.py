@@ -8,8 +8,8 @@ from typing import Any
 
 from radar_rl.errors import TraceError
 from radar_rl.rollouts.manifest import DataSet
-from radar_rl.rollouts.tasks import Prompt
 from radar_rl.rollouts.writing import Work, WrittenText
+from radar_rl.speculative.prompts import Prompt
 
 COLUMNS = ["task", "prompt_id", "sample", "turn", "token_ids", "prompt_length", "seed"]
 
