@@ -173,8 +173,8 @@ class RadarGenerate:
 def _kept_back(frame: FrameType | None) -> dict[str, Any]:
     """What ``generate`` was given and doesn't hand to a callable, read where it is: in the caller's variables.
 
-    ``_extract_generation_mode_kwargs`` (transformers 4.56 to 5.23) drops these for a callable. Unread, a streamer would
-    get the prompt and nothing more, and an assistant model would be ignored without a word.
+    transformers 4.56 keeps an assistant model back, 5.23 a streamer too (``_extract_generation_mode_kwargs``). Unread,
+    a streamer would get the prompt and nothing more, and an assistant model would be ignored without a word.
     """
     caller = frame.f_back if frame is not None else None
     if caller is None or caller.f_code.co_name != "generate":

@@ -259,19 +259,29 @@ def test_a_sampled_text_comes_again_with_the_seed_whatever_the_policy(served: An
     assert not torch.equal(texts[0][0], texts[0][1])  # of one prompt
 
 
-def test_sampling_has_the_law_of_generate(tmp_path: Path) -> None:
+def test_sampling_has_the_law_of_the_processed_logits(tmp_path: Path) -> None:
     model, speculative = random_pair("llama", tmp_path)
-    prompt, rows = torch.tensor([[0, 40, 41, 42]]), 400
-    options = {"do_sample": True, "temperature": 1.5, "top_k": 3, "max_new_tokens": 3, "eos_token_id": None}
-    got = model.generate(prompt, **options, num_return_sequences=rows, custom_generate=speculative)
-    plain = model.generate(prompt, **options, num_return_sequences=rows)
-    texts, index = torch.cat((got, plain))[:, 4:].unique(dim=0, return_inverse=True)
-    counts = torch.stack([index[:rows].bincount(minlength=len(texts)), index[rows:].bincount(minlength=len(texts))])
-    often = counts[:, counts.sum(0) >= 20].double()
-    assert often.shape[1] > 4
-    # Two samples of one law: the statistic's mean is the number of texts, its variance twice that.
-    statistic = ((often[0] - often[1]) ** 2 / often.sum(0)).sum()
-    assert statistic < often.shape[1] + 4 * (2 * often.shape[1]) ** 0.5
+    prompt, rows = torch.tensor([[0, 40, 41, 42]]), 800
+    options = {"do_sample": True, "temperature": 0.7, "top_k": 3, "eos_token_id": None}
+    torch.manual_seed(0)
+    got = model.generate(prompt, **options, max_new_tokens=3, num_return_sequences=rows, custom_generate=speculative)[
+        :, 4:
+    ]
+    texts, counts = got.unique(dim=0, return_counts=True)
+    probabilities = torch.ones(len(texts))
+    given = torch.cat((prompt.expand(len(texts), -1), texts), dim=1)
+    for i in range(3):  # the law, token by token, as plain generate scores it
+        out = model.generate(
+            given[:, : 4 + i], **options, max_new_tokens=1, return_dict_in_generate=True, output_scores=True
+        )
+        probabilities *= out.scores[0].softmax(-1).gather(1, texts[:, i : i + 1])[:, 0]
+    expected = rows * probabilities
+    assert expected.max() > 4 * expected.min()
+    often = expected >= 5
+    # Pearson's statistic: its mean is the number of texts, its variance twice that.
+    statistic = ((counts - expected)[often] ** 2 / expected[often]).sum()
+    assert int(often.sum()) > 4
+    assert statistic < often.sum() + 4 * (2 * often.sum()) ** 0.5
 
 
 def test_a_dict_is_returned_where_one_is_asked_for(llama: Any) -> None:
