@@ -2,5 +2,6 @@
 
 from radar_rl.runtime.artifact import load_policy, save_policy
 from radar_rl.runtime.decoder import Generation, SpeculativeDecoder, autoregressive
+from radar_rl.runtime.generate import radar_generate
 
-__all__ = ["Generation", "SpeculativeDecoder", "autoregressive", "load_policy", "save_policy"]
+__all__ = ["Generation", "SpeculativeDecoder", "autoregressive", "load_policy", "radar_generate", "save_policy"]

@@ -14,7 +14,7 @@ from radar_rl.policies.switching import SwitchingPolicy
 from radar_rl.speculative.batch import SpeculativeBatch
 from radar_rl.speculative.graphs import rounded
 from radar_rl.speculative.pair import Pair
-from radar_rl.speculative.sampling import PositionNoise, Sampling, choose
+from radar_rl.speculative.sampling import PositionNoise, Processor, Sampling, choose
 from radar_rl.speculative.session import SpeculativeSession
 from radar_rl.speculative.state import DraftState
 from radar_rl.speculative.target import TargetCache
@@ -89,6 +89,12 @@ class SpeculativeDecoder:
         """Prefill a prompt; the session is what ``rounds`` decodes."""
         return SpeculativeSession(self.pair, prompt_ids, **self._drafting(options))
 
+    def start_batch(
+        self, prompts: Sequence[Sequence[int]], seeds: Sequence[int] | None = None, **options: Unpack[Options]
+    ) -> SpeculativeBatch:
+        """Prefill prompts; the batch is what ``play`` decodes. Arguments and errors as of ``generate_batch``."""
+        return SpeculativeBatch(self.pair, prompts, seeds=seeds, **self._drafting(options))
+
     def _drafting(self, options: Options) -> DraftOptions:
         """Everything that a text is decoded and drafted with."""
         return {
@@ -103,13 +109,14 @@ class SpeculativeDecoder:
 
     def rounds(self, session: SpeculativeSession) -> Iterator[Round]:
         """Decode a session to its end, yielding each round as it ends."""
-        for ended in self._play(session.batch, [self.policy]):
+        for ended in self.play(session.batch, [self.policy]):
             yield ended[0]
 
-    def _play(self, batch: SpeculativeBatch, policies: Sequence[Policy]) -> Iterator[dict[int, Round]]:
+    def play(self, batch: SpeculativeBatch, policies: Sequence[Policy]) -> Iterator[dict[int, Round]]:
         """Decode a batch to its end, yielding each round of the texts that were active, by text.
 
         Args:
+            batch: as ``start_batch`` makes it; texts may be ended between two rounds.
             policies: each text's.
         """
         for policy in policies:
@@ -163,9 +170,9 @@ class SpeculativeDecoder:
         Raises:
             InputError, ModelOutputError: see ``generate``.
         """
-        batch = SpeculativeBatch(self.pair, prompts, seeds=seeds, **self._drafting(options))
+        batch = self.start_batch(prompts, seeds, **options)
         rounds: list[list[Round]] = [[] for _ in prompts]
-        for ended in self._play(batch, [copy.deepcopy(self.policy) for _ in prompts]):
+        for ended in self.play(batch, [copy.deepcopy(self.policy) for _ in prompts]):
             for i, done in ended.items():
                 rounds[i].append(done)
         return [Generation(text.token_ids, done) for text, done in zip(batch.texts, rounds, strict=True)]
@@ -213,13 +220,14 @@ def autoregressive(
     sample_top_p: float = 1.0,
     seed: int = 0,
     prefill_chunk: int = 512,
+    processor: Processor | None = None,
 ) -> Iterator[int]:
     """The target alone, a token per forward, with the same cache, noise and ends as speculative decoding.
 
     Args:
         pair: whose target decodes.
         prompt_ids: token ids, not empty.
-        max_new_tokens, temperature, sample_top_k, sample_top_p, seed, prefill_chunk: see ``Options``.
+        max_new_tokens, temperature, sample_top_k, sample_top_p, seed, prefill_chunk, processor: see ``Options``.
 
     Raises:
         InputError: the prompt cannot be decoded.
@@ -228,9 +236,8 @@ def autoregressive(
     pair.check_prompt(prompt_ids, max_new_tokens)
     check_whole("seed", seed, None)
     check_whole("prefill_chunk", prefill_chunk, 1)
-    return _alone(
-        pair, prompt_ids, max_new_tokens, Sampling(temperature, sample_top_k, sample_top_p), seed, prefill_chunk
-    )
+    sampling = Sampling(temperature, sample_top_k, sample_top_p, processor)
+    return _alone(pair, prompt_ids, max_new_tokens, sampling, seed, prefill_chunk)
 
 
 def _alone(
@@ -251,7 +258,7 @@ def _alone(
     for position in range(len(prompt_ids), len(prompt_ids) + max_new_tokens):
         with torch.inference_mode():
             logits = target.logits(hidden[None, -1:])
-            step = choose(logits, [position], zero, sampling, [noise])[0]
+            step = choose(logits, [position], zero, sampling, [noise], gained=[position - len(prompt_ids)])[0]
             token, finite = torch.cat((step, logits.isfinite().all().long()[None])).tolist()
         if not finite:
             raise ModelOutputError(

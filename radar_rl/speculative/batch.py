@@ -22,7 +22,7 @@ from radar_rl.speculative.history import after_round
 from radar_rl.speculative.ngram import MAX_DEPTH, merge, proposals
 from radar_rl.speculative.pair import Pair
 from radar_rl.speculative.reading import RoundReading
-from radar_rl.speculative.sampling import PositionNoise, Sampling, choose
+from radar_rl.speculative.sampling import PositionNoise, Processor, Sampling, choose
 from radar_rl.speculative.state import Confidences, DraftState, FeatureValues, NodeCounts
 from radar_rl.speculative.target import TargetCache
 from radar_rl.speculative.text import DRAFT_SOURCES, DraftSource, Round, Text, read_back
@@ -40,7 +40,7 @@ class SpeculativeBatch:
         prompts: each text's prompt, token ids, not empty.
         seeds: names of each text's noise; None: ``seed`` for all.
         seed: names the noise of all, where ``seeds`` is None.
-        max_new_tokens, temperature, sample_top_k, sample_top_p, prefill_chunk: see ``Options``.
+        max_new_tokens, temperature, sample_top_k, sample_top_p, prefill_chunk, processor: see ``Options``.
         max_depth, top_k, tree_size, widen_first_level, draft_source, features, feature_dim, feature_seed: see
             ``DraftOptions``.
 
@@ -72,6 +72,7 @@ class SpeculativeBatch:
         seed: int = 0,
         widen_first_level: bool = False,
         prefill_chunk: int = 512,
+        processor: Processor | None = None,
         draft_source: DraftSource = "head",
         features: Sequence[str] = (),
         feature_dim: int = 0,
@@ -98,7 +99,7 @@ class SpeculativeBatch:
         self.pair, self.top_k, self.tree_size = pair, top_k, tree_size
         self.max_depth = max_depth if self._head_drafts else 0
         self.widen_first_level, self.prefill_chunk = widen_first_level, prefill_chunk
-        self.sampling = Sampling(temperature, sample_top_k, sample_top_p)
+        self.sampling = Sampling(temperature, sample_top_k, sample_top_p, processor)
         device = pair.target.device
         self.texts = [
             Text(len(ids), max_new_tokens, pair.eos_token_ids, PositionNoise(seed, pair.target.vocab_size, device))
@@ -148,7 +149,7 @@ class SpeculativeBatch:
                 "the target's lm_head returned NaN or infinite logits after the prompt; no token can be chosen"
             )
         zero = torch.zeros(1, 1, dtype=torch.int64, device=logits.device)
-        self._emit(text, [int(choose(logits, [length], zero, self.sampling, [text.noise]))])
+        self._emit(text, [int(choose(logits, [length], zero, self.sampling, [text.noise], gained=[0]))])
         return features[-1:]
 
     def _emit(self, text: Text, tokens: list[int]) -> list[int]:
@@ -277,6 +278,21 @@ class SpeculativeBatch:
         self._leave()
         return rounds
 
+    def end(self, texts: Sequence[int]) -> None:
+        """Let texts end between two rounds, wherever they stand.
+
+        Args:
+            texts: indices into ``texts``.
+
+        Raises:
+            RuntimeError: a round is in progress.
+        """
+        if self._in_round:
+            raise RuntimeError("end() needs texts that are between two rounds")
+        for i in texts:
+            self.texts[i].finished = True
+        self._leave()
+
     def would_accept(self) -> list[int]:
         """What verifying now would accept, while the round goes on: one target forward that nothing comes of.
 
@@ -310,7 +326,8 @@ class SpeculativeBatch:
             hidden, features = target.over_tree(nodes.tokens, positions, self._visible(nodes), self._target_cache)
             logits = target.logits(hidden)
             reach = [start + 1 for start in starts]
-            choices = choose(logits, reach, nodes.depths, self.sampling, [text.noise for text in texts], nodes.depth)
+            noises, gained = [text.noise for text in texts], [len(text.token_ids) for text in texts]
+            choices = choose(logits, reach, nodes.depths, self.sampling, noises, nodes.depth, gained)
             read = read_back(nodes, choices, logits)  # the verification's one device → host read
         self._check(read, self._calls(), starts)
         return read, choices, features

@@ -198,9 +198,7 @@ def load_pair(
     checkpoint = read_head(head_checkpoint(draft))
     model = _load_target(target_folder, dtype, device)
     wrapped = Target(model, eagle3=checkpoint.format != "eagle2")
-    head = _build_head(checkpoint, wrapped)
-    head = head.to(device=device, dtype=dtype).eval().requires_grad_(False)
-    head.join()
+    head = build_head(checkpoint, wrapped)
     speed_up(model)
     _say_what_is_not_applied(model)
     target_identity, draft_identity = pair_identities(target, draft)
@@ -232,11 +230,16 @@ def stock_target(pair: Pair, target: str | Path) -> PreTrainedModel:
 
 def pair_identities(target: str | Path, draft: str | Path) -> tuple[str, str]:
     """``NAME@HASH`` of both models' weights, without loading them; names as ``load_pair`` takes them."""
-    folders = (target_checkpoint(target), head_checkpoint(draft))
-    named = [
-        str(name) if str(name) in POCKET else folder.name for name, folder in zip((target, draft), folders, strict=True)
-    ]
-    return identity(named[0], folders[0]), identity(named[1], folders[1])
+    return _identity(target, target_checkpoint(target)), head_identity(draft)
+
+
+def head_identity(draft: str | Path) -> str:
+    """``NAME@HASH`` of a head's weights, without loading them."""
+    return _identity(draft, head_checkpoint(draft))
+
+
+def _identity(name: str | Path, folder: Path) -> str:
+    return identity(str(name) if str(name) in POCKET else folder.name, folder)
 
 
 def target_checkpoint(name: str | Path) -> Path:
@@ -284,8 +287,8 @@ def _load_target(folder: Path, dtype: torch.dtype, device: str | torch.device) -
     return moved
 
 
-def _build_head(checkpoint: HeadCheckpoint, target: Target) -> DraftHead:
-    """The head that a checkpoint describes, with every tensor placed.
+def build_head(checkpoint: HeadCheckpoint, target: Target) -> DraftHead:
+    """The head that a checkpoint describes, with every tensor placed, beside the target and in its dtype.
 
     Raises:
         CheckpointError: it doesn't fit the target, or its tensors don't fit its config.
@@ -313,6 +316,8 @@ def _build_head(checkpoint: HeadCheckpoint, target: Target) -> DraftHead:
     tensors.setdefault("embed_tokens.weight", target_embeddings.detach())
     check_tensors(head, tensors)
     head.load_state_dict(tensors, strict=True)
+    head = head.to(device=target.device, dtype=target.model.dtype).eval().requires_grad_(False)
+    head.join()
     return head
 
 

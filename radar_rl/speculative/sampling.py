@@ -5,7 +5,7 @@ softmax of the processed logits, with noise indexed by position. Two logits that
 decided differently by forward passes of different shapes; nothing else may.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +17,13 @@ from radar_rl.errors import InputError, check_whole
 COLDEST = 1e-5
 """Divided by less, logits overflow."""
 
+Processor = Callable[[Tensor, Tensor], Tensor]
+"""Takes logits [B, n, vocabulary] float32 and how many tokens each text has gained before them, [B, n] int64.
+
+Returns logits of the same shape and type; those of a position may depend on nothing but that position's two inputs, or
+nodes of one draft tree would be processed by what stands on another's path.
+"""
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -26,11 +33,13 @@ class Sampling:
         temperature: 0 for greedy, else at least ``COLDEST``.
         top_k: keep the k most likely tokens; 0 keeps all.
         top_p: keep the smallest set with at least this probability; 1 keeps all.
+        processor: applied to the target's logits first, under greedy decoding too; None: they are taken as they are.
     """
 
     temperature: float = 0.0
     top_k: int = 0
     top_p: float = 1.0
+    processor: Processor | None = None
 
     def __post_init__(self) -> None:
         real = all(isinstance(value, int | float) for value in (self.temperature, self.top_p))
@@ -84,6 +93,7 @@ def choose(
     sampling: Sampling,
     noises: Sequence[PositionNoise],
     reach: int = 0,
+    gained: Sequence[int] = (),
 ) -> Tensor:
     """The target's token after each node of B texts.
 
@@ -91,13 +101,17 @@ def choose(
         logits: [B, n, vocabulary] float32.
         first: absolute position of the token after each text's root.
         offsets: [B, n] int64, how far behind it each node's token stands, 0 … ``reach``.
-        sampling: temperature, top-k, top-p.
+        sampling: temperature, top-k, top-p, and what comes before them.
         noises: each text's noise.
         reach: the largest offset.
+        gained: new tokens of each text before the one after its root; only a processor asks.
 
     Returns:
         [B, n] int64.
     """
+    if sampling.processor is not None:
+        before = torch.tensor(gained, device=offsets.device)[:, None] + offsets
+        logits = sampling.processor(logits, before)
     if sampling.temperature == 0:
         return logits.argmax(dim=-1)
     chosen = []

@@ -1,11 +1,14 @@
 """The target: any decoder of transformers whose layers can be hooked, with an in-place cache for tree verification."""
 
 import copy
-from collections.abc import Sequence
+import weakref
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 from transformers import AttentionInterface, AttentionMaskInterface, Cache, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
@@ -135,13 +138,15 @@ class Target:
     Args:
         model: a causal language model of transformers.
         eagle3: which features to read.
+        lent: the model is someone else's: it is kept alive by its owner alone, stays as it is, and its passes are ours
+            only inside ``borrowed``.
 
     Raises:
         CheckpointError: the model has no layers to hook, too few of them, or layers that a tree cannot go through.
     """
 
-    def __init__(self, model: PreTrainedModel, *, eagle3: bool) -> None:
-        self.model = model.eval().requires_grad_(False)
+    def __init__(self, model: PreTrainedModel, *, eagle3: bool, lent: bool = False) -> None:
+        self.model: Any = weakref.proxy(model) if lent else model.eval().requires_grad_(False)
         self.decoder: Any = model.get_decoder()
         self.output_layer: Any = model.get_output_embeddings()
         config = model.config
@@ -155,11 +160,29 @@ class Target:
             raise CheckpointError(f"EAGLE-3 reads layers 2, n // 2 and n − 3; the target has only n = {count} layers")
         self.group: int = config.num_attention_heads // config.num_key_value_heads
         self.layer_kinds, self.window = _attention_kinds(config)
-        self.model.set_attn_implementation(FOLDED)
         self.feature_layers = (2, count // 2, count - 3) if eagle3 else ()
         self._captured: dict[int, Tensor] = {}
-        for index in self.feature_layers:
-            layers[index].register_forward_pre_hook(self._hook(index), with_kwargs=True)
+        if not lent:
+            self._equip()
+
+    def _equip(self) -> list[RemovableHandle]:
+        """Our attention in every layer, and hooks where features are; returns the hooks' handles."""
+        self.model.set_attn_implementation(FOLDED)
+        layers = self.decoder.layers
+        return [layers[i].register_forward_pre_hook(self._hook(i), with_kwargs=True) for i in self.feature_layers]
+
+    @contextmanager
+    def borrowed(self) -> Iterator[None]:
+        """A lent model's passes are ours while this lasts; after it the model is as it was."""
+        attention = self.model.config._attn_implementation
+        handles = self._equip()
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+            self._captured.clear()
+            self.model.set_attn_implementation(attention)
 
     def _hook(self, index: int) -> Any:
         def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

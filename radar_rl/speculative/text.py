@@ -12,7 +12,7 @@ from torch import Tensor
 
 from radar_rl.speculative.history import no_rounds
 from radar_rl.speculative.ngram import NgramIndex
-from radar_rl.speculative.sampling import PositionNoise
+from radar_rl.speculative.sampling import PositionNoise, Processor
 from radar_rl.speculative.tree import DraftTree, Nodes
 
 DraftSource = Literal["head", "ngram", "hybrid"]
@@ -29,6 +29,7 @@ class Options(TypedDict, total=False):
         sample_top_p: keep the smallest set with at least this probability (1).
         seed: names the noise of sampling (0).
         prefill_chunk: prompt tokens that pass through the models at once (512).
+        processor: what happens to the target's logits before all that (nothing).
     """
 
     max_new_tokens: int
@@ -37,6 +38,7 @@ class Options(TypedDict, total=False):
     sample_top_p: float
     seed: int
     prefill_chunk: int
+    processor: Processor | None
 
 
 class DraftOptions(Options, total=False):
