@@ -1,6 +1,8 @@
 """The verb: a line to paste, figures beside it, and named errors that say how to get what is missing."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -106,6 +108,13 @@ def test_what_cannot_be_is_said(
     bare = write_collection(tmp_path / "bare", plain)
     export(**asked("llama.cpp", bare, hardware_file))
     assert "probabilities were not tried" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_serving_machine_exports_artifacts_without_what_replaying_needs() -> None:
+    code = (
+        "import sys, radar_rl.evaluation.export; print({'polars', 'pyarrow', 'd3rlpy', 'gymnasium'} & set(sys.modules))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
 
 
 def test_an_artifact_is_exported_as_ever(runs: dict[str, Path], tmp_path: Path) -> None:

@@ -8,7 +8,10 @@ from transformers import GenerationConfig, LogitsProcessorList
 from transformers.generation import LogitsProcessor, logits_process
 
 from radar_rl.errors import ConfigError
+from radar_rl.policies import StaticDepth
+from radar_rl.runtime import SpeculativeDecoder, autoregressive
 from radar_rl.runtime.processors import BY_LENGTH, BY_LOGITS, OF_TOKENS, over_trees
+from radar_rl.speculative.text import Options
 
 VOCABULARY, WIDTH = 40, 6
 CPU = torch.device("cpu")
@@ -84,6 +87,19 @@ def test_the_order_is_the_one_given(tree: Any) -> None:
     assert not torch.equal(*results)
     for order, result in zip(([warm, narrow], [narrow, warm]), results, strict=True):
         torch.testing.assert_close(result, node_by_node(LogitsProcessorList(order), logits, gained))
+
+
+def test_a_processed_text_is_the_same_with_and_without_a_tree(pocket: Any) -> None:
+    prompt = [0, 40, 41, 42]
+    plain = list(autoregressive(pocket, prompt, max_new_tokens=20))
+    processors = [of("MinNewTokensLengthLogitsProcessor", 4, 9, 1), of("TopKLogitsWarper", 8)]
+    processors += [of("ExponentialDecayLengthPenalty", (3, 1.1), 1, 4), of("SuppressTokensLogitsProcessor", plain[3:4])]
+    process = over_trees(processors, len(prompt), CPU)
+    for temperature in (0.0, 0.9):
+        options: Options = {"temperature": temperature, "max_new_tokens": 20, "processor": process}
+        alone = list(autoregressive(pocket, prompt, **options))
+        assert SpeculativeDecoder(pocket, StaticDepth(4), tree_size=20).generate(prompt, **options).token_ids == alone
+        assert alone != plain
 
 
 def test_no_processor_is_no_work() -> None:
