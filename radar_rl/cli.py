@@ -31,7 +31,7 @@ VERBS = {
     "evaluate": "radar_rl.evaluation.evaluate:evaluate",
     "compare": "radar_rl.evaluation.compare_runs:compare",
     "ope": "radar_rl.evaluation.ope:ope",
-    "export": "radar_rl.runtime.export:export",
+    "export": "radar_rl.evaluation.export:export",
     "decode": "radar_rl.runtime.decode:decode",
     "convert": "radar_rl.runtime.convert:convert",
     "train-pair": "radar_rl.zoo.train_pair:train_pair",

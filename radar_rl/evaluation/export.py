@@ -1,0 +1,29 @@
+"""The verb ``export``: a policy and its figures as the small folder that whoever serves the model loads."""
+
+from radar_rl.evaluation.figures import evaluation_figures
+from radar_rl.offline.run import RUN_FILE, read_record
+from radar_rl.runtime.export import export as export_artifact
+from radar_rl.runtime.named import place_of, policy_from_string
+
+
+def export(*, run: str, out: str, onnx: bool = False, evaluation: str | None = None) -> None:
+    """Write a policy, with its provenance and without its training data, to ``out``.
+
+    Args:
+        run: the folder of a run or a saved policy, a rule by its name, or a file of RADAR's published weights.
+        out: the folder to write.
+        onnx: also write the network as ``policy.onnx``.
+        evaluation: what ``radar-rl evaluate`` wrote, folder or file; the policy's rows are recorded.
+
+    Raises:
+        ArtifactError: the run holds no sound policy, ``out`` is the run itself, or ``onnx`` and the policy has no
+            network.
+        InputError: the evaluation has no figures of the policy.
+        ConfigError: no such folder, file or rule.
+    """
+    figures = None
+    if evaluation is not None:
+        place = place_of(run)
+        name = read_record(place)["name"] if (place / RUN_FILE).is_file() else policy_from_string(run).name
+        figures = evaluation_figures(evaluation, place, str(name))
+    export_artifact(run=run, out=out, onnx=onnx, evaluation=figures)
