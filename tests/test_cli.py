@@ -55,7 +55,7 @@ def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Calls]:
     def profile(**settings: Any) -> None:
         raise InputError("no such thing:\n  bring another")
 
-    def export(*, run: str, out: str) -> None:
+    def export(*, run: str, out: str, onnx: bool, evaluation: str | None) -> None:
         raise ZeroDivisionError("a bug")
 
     def collect(**settings: Any) -> None:

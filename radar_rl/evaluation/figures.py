@@ -57,7 +57,7 @@ def evaluation_figures(place: str | Path, run: str | Path, name: str) -> dict[st
     called = [name, *("/".join(parts[-length:]) for length in range(len(parts), 0, -1))]
     found = next((each for each in called if each in there), None)
     if found is None:
-        raise InputError(f"evaluation: {file} has no policy {name} (of {run}); it has {', '.join(map(str, there))}")
+        raise InputError(f"evaluation: {file} has no policy {name} of {run}; it has {', '.join(map(str, there))}")
     own = rows.filter(pl.col("policy") == found).select([key for key in SCHEMA if key in KEPT])
     floats = [column for column, dtype in own.schema.items() if dtype.is_float()]
     own = own.with_columns(pl.when(pl.col(floats).is_finite()).then(pl.col(floats)))

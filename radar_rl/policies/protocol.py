@@ -34,12 +34,12 @@ class States:
         """States as the decision loop has them, with some of their features.
 
         Raises:
-            InputError: one lacks a feature.
+            InputError: one lacks a feature, or has it in another shape than the others.
         """
         return cls(
-            np.stack([state.confidences for state in states]),
+            _side_by_side("confidences", [state.confidences for state in states]),
             np.array([state.depth for state in states]),
-            {name: np.stack([feature_of(state, name) for state in states]) for name in features},
+            {name: _side_by_side(name, [feature_of(state, name) for state in states]) for name in features},
         )
 
     def __len__(self) -> int:
@@ -59,6 +59,14 @@ def feature_of(state: DraftState, name: str) -> NDArray[Any]:
             f"the policy looks at {name!r}, which the text is not decoded with (there are: "
             f"{', '.join(state.features) or 'none'}); decode with features=[{name}]"
         ) from None
+
+
+def _side_by_side(name: str, values: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    try:
+        return np.stack(values)
+    except ValueError:
+        shapes = sorted({value.shape for value in values})
+        raise InputError(f"{name}: expected one shape in all states, got {shapes}") from None
 
 
 class Policy(Protocol):

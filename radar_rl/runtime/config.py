@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from radar_rl.errors import ArtifactError
-from radar_rl.runtime.kinds import MOST, check_keys
+from radar_rl.runtime.kinds import KINDS, MOST, check_keys
 
 FORMAT_VERSION = 1
+POLICY_KINDS = ("learned", "radar", "radar-sampled", *KINDS)
 METADATA = (
     "target",
     "draft",
@@ -111,6 +112,10 @@ def check_config(values: Any, path: str) -> None:
     if values["format_version"] != FORMAT_VERSION or isinstance(values["format_version"], bool):
         raise ArtifactError(
             f"{path}: format version {values['format_version']}; this radar-rl reads version {FORMAT_VERSION}"
+        )
+    if values.get("kind") not in POLICY_KINDS:
+        raise ArtifactError(
+            f"{path}: unknown kind of policy {values.get('kind')!r:.60}; valid: {', '.join(POLICY_KINDS)}"
         )
     own = REQUIRED | (LEARNED if values.get("kind") == "learned" else {})
     check_keys(path, values, ("format_version", *own), OPTIONAL)

@@ -1,8 +1,4 @@
-"""Policies on the Hugging Face Hub: the artifact's folder as a repository, by huggingface_hub's own mixin.
-
-HubPolicy(load_artifact("runs/policy")).push_to_hub("me/my-policy")
-decoder = SpeculativeDecoder.from_artifact(pair, HubPolicy.from_pretrained("me/my-policy").artifact)
-"""
+"""Policies on the Hugging Face Hub: the artifact's folder as a repository, by huggingface_hub's own mixin."""
 
 import re
 from collections.abc import Iterable
@@ -23,8 +19,8 @@ CARD = """---
 ---
 # {name}
 
-A stop policy for speculative decoding, by radar-rl: after each draft call it says whether to draft on. The text does not
-depend on it, the speed does.
+A stop policy for speculative decoding, by radar-rl: after each draft call it says whether to draft on. The text does
+not depend on it, the speed does.
 
 {facts}
 
@@ -40,6 +36,9 @@ decoder = SpeculativeDecoder.from_artifact(pair, HubPolicy.from_pretrained("…"
 class HubPolicy(ModelHubMixin):
     """An artifact that goes to the Hub and comes from it: ``save_pretrained``, ``push_to_hub``, ``from_pretrained``.
 
+    ``HubPolicy(load_artifact("runs/policy")).push_to_hub("me/my-policy")`` puts a policy there,
+    ``HubPolicy.from_pretrained("me/my-policy").artifact`` is what ``SpeculativeDecoder.from_artifact`` decodes with.
+
     Args:
         artifact: an exported policy.
     """
@@ -48,7 +47,7 @@ class HubPolicy(ModelHubMixin):
         self.artifact = artifact
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> Self:  # type: ignore[override]
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> Self:
         """The policy of a repository or of a folder, strictly.
 
         Args:
@@ -66,9 +65,8 @@ class HubPolicy(ModelHubMixin):
             raise
         # The mixin reads config.json before we do.
         except (ValueError, AttributeError, RecursionError) as error:
-            raise ArtifactError(
-                f"{pretrained_model_name_or_path}: {CONFIG_FILE} is not an artifact's: {error}"
-            ) from error
+            where = f"{pretrained_model_name_or_path}: {CONFIG_FILE}"
+            raise ArtifactError(f"{where}: not an exported policy's ({error})") from error
         return policy
 
     @classmethod

@@ -140,8 +140,7 @@ def build_rule(kind: str, parameters: Mapping[str, Any]) -> Policy:
         ConfigError: a value cannot be.
     """
     if kind not in KINDS:
-        valid = ", ".join(("learned", "radar", "radar-sampled", *KINDS))
-        raise ArtifactError(f"unknown kind of policy {_short(kind)}; valid: {valid}")
+        raise ArtifactError(f"unknown kind of rule {_short(kind)}; valid: {', '.join(KINDS)}")
     made = KINDS[kind].make
     hints = get_type_hints(made)
     expected = {field.name for field in fields(made)}
