@@ -1,7 +1,7 @@
 """The verb ``export``: a policy and its figures as the small folder that whoever serves the model loads."""
 
-from radar_rl.evaluation.figures import evaluation_figures
-from radar_rl.offline.run import RUN_FILE, read_record
+from typing import Any
+
 from radar_rl.runtime.export import export as export_artifact
 from radar_rl.runtime.named import place_of, policy_from_string
 
@@ -21,9 +21,14 @@ def export(*, run: str, out: str, onnx: bool = False, evaluation: str | None = N
         InputError: the evaluation has no figures of the policy.
         ConfigError: no such folder, file or rule.
     """
-    figures = None
-    if evaluation is not None:
-        place = place_of(run)
-        name = read_record(place)["name"] if (place / RUN_FILE).is_file() else policy_from_string(run).name
-        figures = evaluation_figures(evaluation, place, str(name))
-    export_artifact(run=run, out=out, onnx=onnx, evaluation=figures)
+    export_artifact(run=run, out=out, onnx=onnx, evaluation=None if evaluation is None else _figures(run, evaluation))
+
+
+def _figures(run: str, evaluation: str) -> dict[str, Any]:
+    # A serving machine exports too, without the packages that read tables.
+    from radar_rl.evaluation.figures import evaluation_figures
+    from radar_rl.offline.run import RUN_FILE, read_record
+
+    place = place_of(run)
+    name = read_record(place)["name"] if (place / RUN_FILE).is_file() else policy_from_string(run).name
+    return evaluation_figures(evaluation, place, str(name))

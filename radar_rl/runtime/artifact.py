@@ -19,7 +19,7 @@ from radar_rl.runtime.config import FORMAT_VERSION, METADATA, check_config, chec
 from radar_rl.runtime.kinds import build_rule, check_keys, describe_rule
 from radar_rl.runtime.published import load_published
 
-CONFIG_FILE, WEIGHTS_FILE = "config.json", "policy.safetensors"
+CONFIG_FILE, WEIGHTS_FILE, ONNX_FILE = "config.json", "policy.safetensors", "policy.onnx"
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,7 @@ def save_policy(folder: str | Path, policy: Policy, metadata: Mapping[str, Any])
     except (TypeError, ValueError) as error:
         raise ArtifactError(f"{folder / CONFIG_FILE}: cannot be written as JSON: {error}") from error
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / ONNX_FILE).unlink(missing_ok=True)  # of the policy that was here
     _replace(folder / WEIGHTS_FILE, weights)
     _replace(folder / CONFIG_FILE, (text + "\n").encode())
 

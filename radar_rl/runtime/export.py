@@ -9,7 +9,7 @@ from radar_rl.policies import Policy
 from radar_rl.runtime.artifact import Artifact, load_artifact
 from radar_rl.runtime.config import parse_json
 from radar_rl.runtime.named import place_of, policy_from_string
-from radar_rl.runtime.onnx import write_onnx
+from radar_rl.runtime.onnx import network_of, write_onnx
 
 RUN_FILE = "run.json"
 CODE = ("argv", "versions", "commit")
@@ -39,6 +39,8 @@ def export(*, run: str, out: str, onnx: bool = False, evaluation: Mapping[str, A
     if Path(run).resolve() == Path(out).resolve():
         raise ArtifactError(f"export: out={out} is the run itself; name another folder")
     policy, about = _source(run)
+    if onnx:
+        network_of(policy)  # before anything is written
     record = _record(place_of(run))
     if record:
         code = {key: record[key] for key in CODE if key in record}
@@ -51,7 +53,7 @@ def export(*, run: str, out: str, onnx: bool = False, evaluation: Mapping[str, A
         write_onnx(Path(out), policy)
     size = sum(path.stat().st_size for path in Path(out).iterdir())
     print(
-        f"export: {policy.name} → {out} ({size / 1024:.0f} KiB); decode with: radar-rl decode policy={out} --prompt …"
+        f"export: {policy.name} → {out} ({max(1, round(size / 1024))} KiB); decode with: radar-rl decode policy={out} --prompt …"
     )
 
 

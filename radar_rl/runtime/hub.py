@@ -8,8 +8,7 @@ from typing import Any, Self
 from huggingface_hub import HfApi, ModelCard, ModelCardData, ModelHubMixin, hf_hub_download
 
 from radar_rl.errors import ArtifactError
-from radar_rl.runtime.artifact import CONFIG_FILE, WEIGHTS_FILE, Artifact, load_artifact
-from radar_rl.runtime.onnx import ONNX_FILE
+from radar_rl.runtime.artifact import CONFIG_FILE, ONNX_FILE, WEIGHTS_FILE, Artifact, load_artifact
 
 WEIGHTS = re.compile(r"\.(safetensors|bin|pt|pth|ckpt|pkl|pickle|npz|h5|msgpack|gguf|onnx)(\.index\.json)?$")
 KNOWN = {WEIGHTS_FILE, ONNX_FILE}

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from radar_rl.errors import ArtifactError, ConfigError
 from radar_rl.policies import LearnedPolicy, Policy, RadarPolicy, SampledRadar
 from radar_rl.policies.recurrent import LOWEST
+from radar_rl.runtime.artifact import ONNX_FILE
 
-ONNX_FILE = "policy.onnx"
 TOLERANCE = 1e-6  # of an output's size, where that is more than 1
 CHECKED = 512  # random observations
 
@@ -90,9 +90,9 @@ def write_onnx(folder: Path, policy: Policy) -> Path:
         ArtifactError: the policy has no network, or the file computes something else.
         ConfigError: the packages of the extra ``onnx`` are missing.
     """
-    network, expected, shape, axes = _described(policy)
-    _package("onnx"), _package("onnxscript")
-    runtime = _package("onnxruntime")
+    network, expected, shape, axes = network_of(policy)
+    described, runtime = _package("onnx_ir"), _package("onnxruntime")
+    _package("onnxscript")
     network = network.eval()
     with _quietly():
         dynamic = ({axis: torch.export.Dim(name, min=1) for axis, name in enumerate(axes)},)
@@ -107,6 +107,12 @@ def write_onnx(folder: Path, policy: Policy) -> Path:
             verbose=False,
         )
     assert program is not None
+    # Of an LSTM's outputs the exporter takes the example's length for every length.
+    for node in program.model.graph:
+        for value in node.outputs:
+            value.shape = None
+    (output,) = program.model.graph.outputs
+    output.shape = described.Shape([*axes, *([2] if len(axes) == 1 else [])])
     path = folder / ONNX_FILE
     temporary = path.with_name(f".{path.name}.tmp")
     program.save(str(temporary), external_data=False)
@@ -118,8 +124,12 @@ def write_onnx(folder: Path, policy: Policy) -> Path:
     return path
 
 
-def _described(policy: Policy) -> tuple[Any, Any, tuple[int, ...], tuple[str, ...]]:
-    """The network, the policy's own function, the sizes of an input's last axes, the names of the others."""
+def network_of(policy: Policy) -> tuple[Any, Any, tuple[int, ...], tuple[str, ...]]:
+    """The network, the policy's own function, the sizes of an input's last axes, the names of the others.
+
+    Raises:
+        ArtifactError: the policy has none.
+    """
     if isinstance(policy, LearnedPolicy):
         return ValueNetwork(policy), policy.network, (policy.spec.size,), ("states",)
     if isinstance(policy, SampledRadar):

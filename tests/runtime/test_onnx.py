@@ -48,12 +48,17 @@ def test_a_learned_policys_network_is_exported(tmp_path: Path) -> None:
         "policy.safetensors",
     ]
     assert isinstance(load_policy(tmp_path / "out"), LearnedPolicy)
+    export(run="static:3", out=str(tmp_path / "out"))
+    assert not (tmp_path / "out" / "policy.onnx").exists()  # it was another policy's
 
 
 def test_radars_network_is_exported_for_rounds_of_any_length(tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
     policy = RadarPolicy("radar", make_weights())
     write_onnx(tmp_path, SampledRadar(policy))
+    session = pytest.importorskip("onnxruntime").InferenceSession(str(tmp_path / "policy.onnx"))
+    assert session.get_inputs()[0].shape == ["texts", "levels", 3]
+    assert session.get_outputs()[0].shape == ["texts", "levels"]
     for levels in (1, 5):
         states = -np.random.default_rng(2).exponential(2.0, (4, levels, 3)).astype(np.float32)
         assert np.allclose(run(tmp_path / "policy.onnx", states), policy.stop_probability(states), rtol=0, atol=1e-6)
@@ -70,8 +75,10 @@ def test_a_file_that_computes_something_else_is_not_written(tmp_path: Path, monk
 
 @pytest.mark.parametrize("rule", [StaticDepth(3), UcbSpec(3)], ids=lambda rule: rule.name)
 def test_rules_have_no_network(rule: Any, tmp_path: Path) -> None:
+    save_policy(tmp_path / "run", rule, {})
     with pytest.raises(ArtifactError, match="a rule has no network to write as ONNX"):
-        write_onnx(tmp_path, rule)
+        export(run=str(tmp_path / "run"), out=str(tmp_path / "out"), onnx=True)
+    assert not (tmp_path / "out").exists()
 
 
 def test_without_the_extra_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
