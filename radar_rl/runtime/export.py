@@ -51,10 +51,8 @@ def export(*, run: str, out: str, onnx: bool = False, evaluation: Mapping[str, A
     exported.save(out)
     if onnx:
         write_onnx(Path(out), policy)
-    size = sum(path.stat().st_size for path in Path(out).iterdir())
-    print(
-        f"export: {policy.name} → {out} ({max(1, round(size / 1024))} KiB); decode with: radar-rl decode policy={out} --prompt …"
-    )
+    size = max(1, round(sum(path.stat().st_size for path in Path(out).iterdir()) / 1024))
+    print(f"export: {policy.name} → {out} ({size} KiB); decode with: radar-rl decode policy={out} --prompt …")
 
 
 def _source(run: str) -> tuple[Policy, dict[str, Any]]:
