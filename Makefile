@@ -32,7 +32,7 @@ $(READY): pyproject.toml requirements.lock
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "radar-rl needs Python 3.11 or later")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -c requirements.lock torch
-	$(BIN)/python -m pip install --quiet -c requirements.lock -e '.[train,hub,scale,tune,rl,dev]'
+	$(BIN)/python -m pip install --quiet -c requirements.lock -e '.[train,hub,scale,tune,onnx,rl,dev]'
 	touch $@
 
 # A stage of the quickstart: what it is, the command as a user types it, its output, its seconds.

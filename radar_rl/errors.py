@@ -32,6 +32,10 @@ class ModelOutputError(RadarError, ArithmeticError):
     """A model returned values that no token may be chosen from (NaN or infinite logits)."""
 
 
+class FallbackWarning(RuntimeWarning):
+    """A policy could not decide and a static depth stood in: the text is right, the speed not the policy's."""
+
+
 class SweepError(RadarError, RuntimeError):
     """A sweep could not be run, or jobs of it failed while the others ran to their end.
 

@@ -65,7 +65,7 @@ def bench_hybrid(
     chosen = policy_from_string(policy, seed)
     decoders = {
         source: SpeculativeDecoder(
-            pair, chosen, max_depth=max_depth, top_k=top_k, tree_size=tree_size, draft_source=source
+            pair, chosen, max_depth=max_depth, top_k=top_k, tree_size=tree_size, draft_source=source, strict=True
         )
         for source in DRAFT_SOURCES
     }

@@ -125,7 +125,7 @@ def measure(
     """
 
     def decoder(policy: Policy) -> SpeculativeDecoder:
-        return SpeculativeDecoder(pair, policy, max_depth=max_depth, top_k=top_k, tree_size=tree_size)
+        return SpeculativeDecoder(pair, policy, max_depth=max_depth, top_k=top_k, tree_size=tree_size, strict=True)
 
     statics = [decoder(StaticDepth(depth)) for depth in range(1, max_depth + 1)]
     ways = _ways(pair, stock, statics, max_new_tokens)

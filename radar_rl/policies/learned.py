@@ -50,7 +50,11 @@ class LearnedPolicy(MemorylessPolicy):
 
     def outputs(self, states: States) -> NDArray[np.float32]:
         """Action values or logits, [N, 2] float32 in the order stop, continue."""
-        x = self.spec.build(states.confidences, states.depth, states.features)
+        return self.network(self.spec.build(states.confidences, states.depth, states.features))
+
+    def network(self, observations: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The network alone: [N, size] → [N, 2] float32, as ``outputs``."""
+        x = observations
         for weight, bias in self.layers[:-1]:
             x = np.maximum(x @ weight + bias, 0.0)
         weight, bias = self.layers[-1]

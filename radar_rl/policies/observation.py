@@ -153,10 +153,13 @@ class ObservationSpec:
         Raises:
             InputError: a shape is another, a feature is missing, or a drafted level holds NaN.
         """
-        if confidences.shape[1:] != (self.max_depth, self.top_k):
+        if confidences.shape != (*depth.shape, self.max_depth, self.top_k) or depth.ndim != 1:
             raise InputError(
-                f"confidences: expected [N, {self.max_depth}, {self.top_k}], got {list(confidences.shape)}"
+                f"confidences: expected [N, {self.max_depth}, {self.top_k}] of N = {list(depth.shape)} states, "
+                f"got {list(confidences.shape)}"
             )
+        if len(depth) and not 0 <= depth.min() <= depth.max() <= self.max_depth:
+            raise InputError(f"depth: expected 0 … {self.max_depth} draft calls, got {depth.min()} … {depth.max()}")
         observations = np.empty((len(depth), self.size), dtype=np.float32)
         # Which calls are shown, the newest first; where there were fewer, any stands for what is cut to the blank.
         rows, newest = np.arange(len(depth))[:, None], np.maximum(depth[:, None] - 1 - np.arange(self.calls), 0)

@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from radar_rl.errors import InputError
 from radar_rl.speculative.state import Confidences, DraftState, FeatureValues
 
 STOP, CONTINUE = 0, 1
@@ -30,15 +31,42 @@ class States:
 
     @classmethod
     def of(cls, states: Sequence[DraftState], features: Sequence[str] = ()) -> "States":
-        """States as the decision loop has them, with some of their features."""
+        """States as the decision loop has them, with some of their features.
+
+        Raises:
+            InputError: one lacks a feature, or has it in another shape than the others.
+        """
         return cls(
-            np.stack([state.confidences for state in states]),
+            _side_by_side("confidences", [state.confidences for state in states]),
             np.array([state.depth for state in states]),
-            {name: np.stack([state.features[name] for state in states]) for name in features},
+            {name: _side_by_side(name, [feature_of(state, name) for state in states]) for name in features},
         )
 
     def __len__(self) -> int:
         return len(self.depth)
+
+
+def feature_of(state: DraftState, name: str) -> NDArray[Any]:
+    """A state's feature.
+
+    Raises:
+        InputError: it has none of this name.
+    """
+    try:
+        return state.features[name]
+    except KeyError:
+        raise InputError(
+            f"the policy looks at {name!r}, which the text is not decoded with (there are: "
+            f"{', '.join(state.features) or 'none'}); decode with features=[{name}]"
+        ) from None
+
+
+def _side_by_side(name: str, values: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    try:
+        return np.stack(values)
+    except ValueError:
+        shapes = sorted({value.shape for value in values})
+        raise InputError(f"{name}: expected one shape in all states, got {shapes}") from None
 
 
 class Policy(Protocol):
@@ -98,7 +126,7 @@ class MemorylessPolicy:
         """STOP or CONTINUE for one state."""
         if state.depth < self.asks_from:
             return CONTINUE  # without a look: on a GPU, without a read from the device
-        features = {name: state.features[name][None] for name in self.features}
+        features = {name: feature_of(state, name)[None] for name in self.features}
         alone = States(state.confidences[None], np.array([state.depth]), features)
         return CONTINUE if self.continues(alone)[0] else STOP
 

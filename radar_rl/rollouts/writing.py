@@ -184,7 +184,7 @@ def _decoder(pair: Pair, texts: int) -> SpeculativeDecoder:
     top_k = min(10, len(pair.head.draft_to_target))
     nodes = min(max(128 // texts, 4), 60)
     depth = 1 if nodes < top_k + 1 else 4
-    return SpeculativeDecoder(pair, StaticDepth(depth), max_depth=depth, top_k=top_k, tree_size=nodes)
+    return SpeculativeDecoder(pair, StaticDepth(depth), max_depth=depth, top_k=top_k, tree_size=nodes, strict=True)
 
 
 def given_texts(pair: Pair, prompts: Sequence[Prompt]) -> tuple[list[WrittenText], list[Skipped]]:

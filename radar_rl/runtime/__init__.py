@@ -1,7 +1,16 @@
 """Where policies work: the exported artifact, the decoder, the profiler."""
 
-from radar_rl.runtime.artifact import load_policy, save_policy
+from radar_rl.runtime.artifact import Artifact, load_artifact, load_policy, save_policy
 from radar_rl.runtime.decoder import Generation, SpeculativeDecoder, autoregressive
 from radar_rl.runtime.generate import radar_generate
 
-__all__ = ["Generation", "SpeculativeDecoder", "autoregressive", "load_policy", "radar_generate", "save_policy"]
+__all__ = [
+    "Artifact",
+    "Generation",
+    "SpeculativeDecoder",
+    "autoregressive",
+    "load_artifact",
+    "load_policy",
+    "radar_generate",
+    "save_policy",
+]

@@ -3,20 +3,41 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from radar_rl import __version__
 from radar_rl.errors import ArtifactError, RadarError
 from radar_rl.policies import LearnedPolicy, ObservationSpec, Policy, RadarPolicy, SampledRadar
-from radar_rl.runtime.kinds import build_rule, describe_rule
+from radar_rl.runtime.config import FORMAT_VERSION, METADATA, check_config, check_observation, parse_json
+from radar_rl.runtime.kinds import build_rule, check_keys, describe_rule
 from radar_rl.runtime.published import load_published
 
-FORMAT_VERSION = 1
-METADATA = ("target", "draft", "hardware", "training", "evaluation", "best_static_depth")
+CONFIG_FILE, WEIGHTS_FILE, ONNX_FILE = "config.json", "policy.safetensors", "policy.onnx"
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """An exported policy and what is known of it.
+
+    Attributes:
+        policy: ready to decide.
+        about: its ``config.json``: kind, observation, the draft shape and pair it was made for, hardware profile,
+            training provenance, evaluation figures; empty of RADAR's published files, which say none of it.
+    """
+
+    policy: Policy
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+    def save(self, folder: str | Path) -> None:
+        """Write it to a folder, as ``save_policy`` does."""
+        save_policy(folder, self.policy, {key: self.about[key] for key in METADATA if key in self.about})
 
 
 def save_policy(folder: str | Path, policy: Policy, metadata: Mapping[str, Any]) -> None:
@@ -25,13 +46,12 @@ def save_policy(folder: str | Path, policy: Policy, metadata: Mapping[str, Any])
     Args:
         folder: made if it is not there.
         policy: a learned policy or a rule.
-        metadata: JSON-able provenance (target, draft, hardware, training, evaluation, …), kept beside the policy.
+        metadata: JSON-able provenance, kept beside the policy: any of ``METADATA``.
 
     Raises:
-        ArtifactError: this kind of policy has no exported form.
+        ArtifactError: this kind of policy has no exported form, or the metadata are no such.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     kind, parameters, tensors = _describe(policy)
     weights = save(tensors)
     values: dict[str, Any] = {
@@ -45,30 +65,29 @@ def save_policy(folder: str | Path, policy: Policy, metadata: Mapping[str, Any])
     }
     if isinstance(policy, LearnedPolicy):
         values |= {"observation": policy.spec.to_json(), "observation_hash": policy.spec.digest}
-    _replace(folder / "policy.safetensors", weights)
-    _replace(folder / "config.json", (json.dumps(values, indent=1) + "\n").encode())
+    check_config(values, f"{folder / CONFIG_FILE}")
+    try:
+        text = json.dumps(values, indent=1, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ArtifactError(f"{folder / CONFIG_FILE}: cannot be written as JSON: {error}") from error
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / ONNX_FILE).unlink(missing_ok=True)  # of the policy that was here
+    _replace(folder / WEIGHTS_FILE, weights)
+    _replace(folder / CONFIG_FILE, (text + "\n").encode())
 
 
 def read_config(folder: str | Path) -> dict[str, Any]:
-    """An artifact's ``config.json``, checked.
+    """An artifact's ``config.json``, every value of the type that it has.
 
     Raises:
-        ArtifactError: the folder is no artifact, or one of an unknown version.
+        ArtifactError: the folder is no artifact, or one of an unknown version; its config was altered.
     """
-    path = Path(folder) / "config.json"
+    path = Path(folder) / CONFIG_FILE
     if not path.is_file():
-        raise ArtifactError(f"no policy at {folder}: expected a folder with config.json and policy.safetensors")
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ArtifactError(f"{path}: not JSON ({error})") from error
-    if not isinstance(values, dict) or "format_version" not in values:
-        raise ArtifactError(f"{path}: not an exported policy (no format_version)")
-    if values["format_version"] != FORMAT_VERSION:
-        raise ArtifactError(
-            f"{path}: format version {values['format_version']}; this radar-rl reads version {FORMAT_VERSION}"
-        )
-    return values
+        raise ArtifactError(f"no policy at {folder}: expected a folder with {CONFIG_FILE} and {WEIGHTS_FILE}")
+    values = parse_json(path)
+    check_config(values, str(path))
+    return dict(values)
 
 
 def check_pair(about: Mapping[str, Any], target: str, draft: str, allow_other_pair: bool) -> None:
@@ -76,7 +95,8 @@ def check_pair(about: Mapping[str, Any], target: str, draft: str, allow_other_pa
 
     Args:
         about: an artifact's config, or anything with ``target`` and ``draft``; what it lacks is not checked.
-        target, draft: ``NAME@HASH`` of the pair at hand.
+        target, draft: ``NAME@HASH`` of the pair at hand; the hashes count, as the same weights may lie in a folder of
+            another name. Empty: not known, and not checked.
         allow_other_pair: let it pass.
 
     Raises:
@@ -84,7 +104,9 @@ def check_pair(about: Mapping[str, Any], target: str, draft: str, allow_other_pa
     """
     for part, here in (("target", target), ("draft", draft)):
         trained = about.get(part)
-        if trained is not None and trained != here and not allow_other_pair:
+        if not trained or not here or allow_other_pair:
+            continue
+        if trained.rpartition("@")[2] != here.rpartition("@")[2]:
             raise ArtifactError(
                 f"made with {part} {trained}, this pair's is {here}; choose its pair with model=…, or set "
                 "allow_other_pair=true"
@@ -97,24 +119,37 @@ def load_policy(folder: str | Path) -> Policy:
     Raises:
         ArtifactError: a file is missing, damaged or changed, or the weights do not fit the observation.
     """
+    return load_artifact(folder).policy
+
+
+def load_artifact(folder: str | Path) -> Artifact:
+    """The policy that ``save_policy`` wrote, and its config; of a file, RADAR's published weights alone.
+
+    Raises:
+        ArtifactError: as ``load_policy`` does.
+    """
     folder = Path(folder)
     if folder.is_file():
-        return load_published(folder)
+        return Artifact(load_published(folder))
     values = read_config(folder)
+    path = folder / WEIGHTS_FILE
     try:
-        weights = (folder / "policy.safetensors").read_bytes()
+        weights = path.read_bytes()
     except OSError as error:
-        raise ArtifactError(f"{folder}: no policy.safetensors beside config.json") from error
-    if hashlib.sha256(weights).hexdigest() != values.get("weights_sha256"):
+        raise ArtifactError(f"{folder}: no {WEIGHTS_FILE} beside {CONFIG_FILE}") from error
+    found = hashlib.sha256(weights).hexdigest()
+    if found != values["weights_sha256"]:
         raise ArtifactError(
-            f"{folder}/policy.safetensors is not the file that config.json was written with; export again"
+            f"{path} is not the file that {CONFIG_FILE} was written with: expected sha256 "
+            f"{values['weights_sha256'][:16]}…, got {found[:16]}… ({len(weights)} bytes); export again"
         )
     try:
         tensors = load(weights)
-        return _build(values, tensors)
-    except ArtifactError:
-        raise
-    except (SafetensorError, KeyError, TypeError, ValueError, RadarError) as error:
+    except (SafetensorError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ArtifactError(f"{path}: not a safetensors file of NumPy's types: {error!r}") from error
+    try:
+        return Artifact(_build(values, tensors), values)
+    except RadarError as error:
         raise ArtifactError(f"{folder}: damaged policy: {error}") from error
 
 
@@ -132,20 +167,47 @@ def _describe(policy: Policy) -> tuple[str, dict[str, Any], dict[str, Any]]:
     return *describe_rule(policy), {}
 
 
-def _build(values: dict[str, Any], tensors: dict[str, Any]) -> Policy:
+def _build(values: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> Policy:
     kind, parameters = values["kind"], values["parameters"]
+    for name, tensor in tensors.items():
+        if tensor.dtype != np.float32:
+            raise ArtifactError(f"{WEIGHTS_FILE}: {name}: expected float32, got {tensor.dtype}")
+        if not np.isfinite(tensor).all():
+            raise ArtifactError(f"{WEIGHTS_FILE}: {name}: weights are not finite")
     if kind == "learned":
-        spec = ObservationSpec.from_json(values["observation"])
-        if spec.digest != values["observation_hash"]:
-            raise ArtifactError("the observation does not have the recorded hash; config.json was changed")
-        count = len(tensors) // 2
-        layers = [(tensors[f"layers.{i}.weight"], tensors[f"layers.{i}.bias"]) for i in range(count)]
-        return LearnedPolicy(values["name"], spec, layers, **parameters)
+        check_keys("learned: parameters", parameters, (), ("asks_from",))
+        return LearnedPolicy(values["name"], _spec(values), _layers(tensors), **parameters)
     if kind == "radar":
+        check_keys("radar: parameters", parameters, ())
         return RadarPolicy(values["name"], tensors)
     if kind == "radar-sampled":
+        check_keys("radar-sampled: parameters", parameters, ("of", "seed"))
         return SampledRadar(RadarPolicy(parameters["of"], tensors), parameters["seed"])
+    check_keys(f"{WEIGHTS_FILE} of a rule", tensors, ())
     return build_rule(kind, parameters)
+
+
+def _spec(values: Mapping[str, Any]) -> ObservationSpec:
+    """The observation, and that it is the one the policy was trained on."""
+    check_observation(values["observation"])
+    spec = ObservationSpec.from_json(values["observation"])
+    if spec.digest != values["observation_hash"]:
+        raise ArtifactError(
+            f"the observation does not have the recorded hash: expected {values['observation_hash']}, got "
+            f"{spec.digest}; {CONFIG_FILE} was changed"
+        )
+    return spec
+
+
+def _layers(tensors: Mapping[str, NDArray[Any]]) -> list[tuple[NDArray[Any], NDArray[Any]]]:
+    """Weight and bias of each layer; whether they fit each other ``LearnedPolicy`` says."""
+    count = max(1, len(tensors) // 2)
+    check_keys(WEIGHTS_FILE, tensors, [f"layers.{i}.{part}" for i in range(count) for part in ("weight", "bias")])
+    layers = [(tensors[f"layers.{i}.weight"], tensors[f"layers.{i}.bias"]) for i in range(count)]
+    if any(weight.ndim != 2 or bias.ndim != 1 for weight, bias in layers):
+        shapes = [(weight.shape, bias.shape) for weight, bias in layers]
+        raise ArtifactError(f"{WEIGHTS_FILE}: expected a matrix and a vector for each layer, got {shapes}")
+    return layers
 
 
 def _replace(path: Path, content: bytes) -> None:

@@ -9,8 +9,8 @@ from rich.console import Console
 
 from radar_rl.errors import InputError, check_whole
 from radar_rl.policies import Policy, StaticDepth
-from radar_rl.runtime.artifact import check_pair, read_config
-from radar_rl.runtime.decoder import SpeculativeDecoder
+from radar_rl.runtime.artifact import load_artifact
+from radar_rl.runtime.decoder import SHAPE, SpeculativeDecoder
 from radar_rl.runtime.models import pair_from_config
 from radar_rl.runtime.named import place_of, policy_from_string
 from radar_rl.runtime.prompts import Conversation, read_prompts
@@ -18,8 +18,6 @@ from radar_rl.runtime.show import Screen, beside, figures
 from radar_rl.runtime.ways import Way, Ways, alone, speculative
 from radar_rl.speculative.pair import Pair
 from radar_rl.speculative.text import DraftSource, Options
-
-DEFAULTS = {"max_depth": 8, "top_k": 10, "tree_size": 60}
 
 About = Mapping[str, Any]
 """An artifact's config; empty for a rule."""
@@ -37,6 +35,7 @@ def decode(
     draft_source: DraftSource,
     batch: int,
     allow_other_pair: bool,
+    strict: bool,
     prompts: list[str],
     files: list[str],
     compare: bool,
@@ -51,6 +50,7 @@ def decode(
             RADAR's weights.
         draft_source: who drafts, see ``SpeculativeBatch``.
         batch: prompts decoded side by side.
+        allow_other_pair, strict: see ``SpeculativeDecoder``.
         prompts, files: see ``read_prompts``.
         compare: also decode with the target alone, and with the head and the best static depth that the policy's
             training found (otherwise the default depth), taking turns.
@@ -58,15 +58,15 @@ def decode(
 
     Raises:
         InputError: no prompt, or one that is none; a prompt that cannot be decoded, once the others are.
-        ArtifactError: the policy was trained with another pair and ``allow_other_pair`` is not set.
+        ArtifactError: ``strict``, and the policy cannot decide, such as that of another pair without
+            ``allow_other_pair``.
     """
     check_whole("batch", batch, 1)
     given = read_prompts(prompts, files)
     chosen = policy_from_string(policy, seed)
     folder = place_of(policy)
-    about = read_config(folder) if folder.is_dir() else {}
+    about = load_artifact(folder).about if folder.is_dir() else {}
     pair = pair_from_config(model)
-    check_pair(about, pair.target_identity, pair.draft_identity, allow_other_pair)
     if pair.tokenizer is None:
         raise InputError("the target's folder has no tokenizer: there is no text to show")
     options: Options = {
@@ -77,7 +77,9 @@ def decode(
         "seed": seed,
     }
     several = batch > 1
-    decoder = _decoder(pair, chosen, about, draft_source)
+    decoder = _decoder(
+        pair, chosen, about, draft_source, made_for=about, allow_other_pair=allow_other_pair, strict=strict
+    )
     first = speculative(_called(decoder), decoder, options, side_by_side=several)
     rivals, static = _rivals(pair, first, about, options, several) if compare else ([], None)
     ways = Ways([first, *rivals])
@@ -130,16 +132,18 @@ def _say_refused(conversations: Sequence[Conversation], console: Console) -> Non
             console.print(f"skipped: {text.refused}", markup=False, soft_wrap=True)
 
 
-def _decoder(pair: Pair, policy: Policy, about: About, draft_source: DraftSource) -> SpeculativeDecoder:
+def _decoder(
+    pair: Pair, policy: Policy, about: About, draft_source: DraftSource, **guarding: Any
+) -> SpeculativeDecoder:
     """A decoder of the shape that an artifact was trained for, or of the default one."""
-    shape = {key: int(about.get(key) or value) for key, value in DEFAULTS.items()}
+    shape = {key: int(about.get(key) or value) for key, value in SHAPE.items()}
     return SpeculativeDecoder(
         pair,
         policy,
-        max_depth=shape["max_depth"],
-        top_k=shape["top_k"],
-        tree_size=shape["tree_size"],
         draft_source=draft_source,
+        fallback_depth=about.get("best_static_depth"),
+        **shape,  # type: ignore[arg-type]
+        **guarding,
     )
 
 
@@ -156,7 +160,7 @@ def _rivals(pair: Pair, first: Way, about: About, options: Options, several: boo
         several: whether prompts are decoded side by side.
     """
     best = about.get("best_static_depth")
-    decoder = _decoder(pair, StaticDepth(int(best or about.get("max_depth") or DEFAULTS["max_depth"])), about, "head")
+    decoder = _decoder(pair, StaticDepth(int(best or about.get("max_depth") or SHAPE["max_depth"])), about, "head")
     by_itself = alone(pair, options, side_by_side=several)
     if decoder.policy.name == first.name:
         return [by_itself], None

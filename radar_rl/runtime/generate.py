@@ -1,6 +1,5 @@
 """Decoding with a policy inside transformers: ``model.generate(…, custom_generate=radar_generate(head, policy))``."""
 
-import copy
 import inspect
 from collections.abc import Mapping
 from dataclasses import replace
@@ -16,16 +15,14 @@ from transformers.generation.utils import GenerateDecoderOnlyOutput
 
 from radar_rl.errors import ConfigError
 from radar_rl.policies import Policy
-from radar_rl.runtime.artifact import check_pair, read_config
-from radar_rl.runtime.decoder import SpeculativeDecoder
+from radar_rl.runtime.artifact import load_artifact
+from radar_rl.runtime.decoder import SHAPE, SpeculativeDecoder
 from radar_rl.runtime.delivery import Delivery, eos_of, new_tokens_of
 from radar_rl.runtime.lent import Head, check_kind, lent_pair
 from radar_rl.runtime.named import place_of, policy_from_string
 from radar_rl.runtime.processors import over_trees
 from radar_rl.speculative.pair import Pair
 from radar_rl.speculative.text import DraftSource, Options
-
-SHAPE = {"max_depth": 8, "top_k": 10, "tree_size": 60}
 
 # What a model's forward would be given and needs no honouring, as it changes no token.
 WITHOUT_EFFECT = ("use_cache", "logits_to_keep", "num_logits_to_keep", "cache_position", "tokenizer")
@@ -42,6 +39,7 @@ def radar_generate(
     tree_size: int | None = None,
     draft_source: DraftSource = "head",
     allow_other_pair: bool = False,
+    strict: bool = False,
 ) -> "RadarGenerate":
     """What ``generate`` is to decode with: a draft head, and when to stop drafting.
 
@@ -62,6 +60,7 @@ def radar_generate(
         tree_size: nodes verified, root included; None: likewise, else 60.
         draft_source: ``head``, ``ngram`` or ``hybrid``, see ``DraftOptions``.
         allow_other_pair: let a policy run with another head or model than it was trained with.
+        strict: raise where the policy cannot decide; otherwise rounds fall back, see ``SpeculativeDecoder``.
 
     Raises:
         ConfigError: no such policy.
@@ -70,27 +69,25 @@ def radar_generate(
     about: Mapping[str, Any] = {}
     if isinstance(policy, str | Path):
         place = place_of(str(policy))
-        about = read_config(place) if place.is_dir() else {}
+        about = load_artifact(place).about if place.is_dir() else {}
         policy = policy_from_string(str(policy))
     given = {"max_depth": max_depth, "top_k": top_k, "tree_size": tree_size}
     shape = {key: int(value or about.get(key) or SHAPE[key]) for key, value in given.items()}
-    return RadarGenerate(head, policy, shape, draft_source, about, allow_other_pair)
+    drafting = shape | {"draft_source": draft_source}
+    guarding = {
+        "made_for": about,
+        "fallback_depth": about.get("best_static_depth"),
+        "allow_other_pair": allow_other_pair,
+        "strict": strict,
+    }
+    return RadarGenerate(head, policy, drafting | guarding)
 
 
 class RadarGenerate:
     """The decoding loop that ``generate`` calls once it has prepared its inputs; made by ``radar_generate``."""
 
-    def __init__(
-        self,
-        head: Head,
-        policy: Policy,
-        shape: Mapping[str, int],
-        draft_source: DraftSource,
-        about: Mapping[str, Any],
-        allow_other_pair: bool,
-    ) -> None:
-        self.head, self.policy, self.shape, self.draft_source = head, policy, shape, draft_source
-        self.about, self.allow_other_pair = about, allow_other_pair
+    def __init__(self, head: Head, policy: Policy, settings: Mapping[str, Any]) -> None:
+        self.head, self.policy, self.settings = head, policy, settings  # the settings are the decoder's
 
     def __call__(
         self,
@@ -120,7 +117,7 @@ class RadarGenerate:
         Raises:
             ConfigError: naming what can't be honoured.
             InputError: a prompt can't be decoded.
-            ArtifactError: the policy was trained with another pair, and ``allow_other_pair`` is not set.
+            ArtifactError: the policy was trained with another pair or for other drafts, and ``strict``.
             CheckpointError: model and head don't fit each other.
             ModelOutputError: a model returned NaN or infinite logits.
         """
@@ -143,31 +140,30 @@ class RadarGenerate:
         prompts = _prompts(input_ids, model_kwargs.get("attention_mask"))
         # Drawn from torch's own generator, so that torch.manual_seed makes a text come again.
         seeds = [0] * len(prompts) if greedy else torch.randint(2**62, (len(prompts),)).tolist()
-        policies = [self.policy] if len(prompts) == 1 else [copy.deepcopy(self.policy) for _ in prompts]
         with lent_pair(model, self.head) as lent:
             pair = replace(lent, eos_token_ids=eos_of(stopping_criteria))
-            self._check(pair, model_kwargs.get("attention_mask"))
-            decoder = SpeculativeDecoder(pair, self.policy, **self.shape, draft_source=self.draft_source)  # type: ignore[arg-type]
+            _check_mask(pair, model_kwargs.get("attention_mask"))
+            decoder = SpeculativeDecoder(pair, self.policy, **self.settings)
             batch = decoder.start_batch(prompts, seeds, **options)
             batch.end(delivery.deliver(batch.texts))
-            for _ in decoder.play(batch, policies):
+            for _ in decoder.play(batch):
                 batch.end(delivery.deliver(batch.texts))
         sequences: Any = delivery.finish()
         return (
             GenerateDecoderOnlyOutput(sequences=sequences) if generation_config.return_dict_in_generate else sequences
         )
 
-    def _check(self, pair: Pair, mask: Tensor | None) -> None:
-        """Refuse a policy of another pair, and masks that this target reads otherwise than we."""
-        for part, here in (("target", pair.target_identity), ("draft", pair.draft_identity)):
-            trained = str(self.about.get(part) or "")
-            if here and trained.rpartition("@")[2] != here.rpartition("@")[2]:  # a folder may have another name
-                check_pair({part: trained or None}, here, here, self.allow_other_pair)
-        if mask is not None and pair.target.window and bool((mask.diff(dim=1) < 0).any()):
-            raise ConfigError(
-                "attention_mask: expected prompts padded left, got tokens masked inside one, which a sliding window "
-                "counts"
-            )
+
+def _check_mask(pair: Pair, mask: Tensor | None) -> None:
+    """Refuse masks that this target reads otherwise than we.
+
+    Raises:
+        ConfigError: such a mask.
+    """
+    if mask is not None and pair.target.window and bool((mask.diff(dim=1) < 0).any()):
+        raise ConfigError(
+            "attention_mask: expected prompts padded left, got tokens masked inside one, which a sliding window counts"
+        )
 
 
 def _kept_back(frame: FrameType | None) -> dict[str, Any]:

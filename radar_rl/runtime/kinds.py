@@ -1,8 +1,9 @@
 """The kinds of rules there are: what they are called on the command line and in artifacts, and their parameters."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import fields
-from typing import Any, NamedTuple, get_type_hints
+from math import isfinite
+from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 
 from radar_rl.errors import ArtifactError, ConfigError
 from radar_rl.policies import (
@@ -58,6 +59,9 @@ KINDS = {
     "gain": Kind(ExpectedGain, None, "gain"),
 }
 NAMED = tuple(kind.form for kind in KINDS.values() if kind.value is not None)
+
+MOST = 4096
+"""Of draft calls, nodes, arms and the like in an artifact: more is damage, and would take its memory."""
 
 READERS: dict[Any, Callable[[str], Any]] = {
     int: int,
@@ -131,20 +135,66 @@ def _plain(value: Any) -> Any:
 
 
 def build_rule(kind: str, parameters: Mapping[str, Any]) -> Policy:
-    """The rule that ``describe_rule`` described.
+    """The rule that ``describe_rule`` described, strictly: each parameter is there, and of the type it has.
 
     Raises:
-        ArtifactError: the kind is unknown.
+        ArtifactError: the kind is unknown; a parameter is missing, unknown, of another type, or not finite.
         ConfigError: a value cannot be.
-        TypeError, KeyError: a parameter is missing or unknown.
     """
     if kind not in KINDS:
-        raise ArtifactError(f"unknown kind of policy {kind!r}; valid: learned, {', '.join(KINDS)}")
-    made = {
-        name: tuple(build_rule(**part) if isinstance(part, Mapping) else part for part in value)
-        if isinstance(value, list)
-        else value
-        for name, value in dict(parameters).items()  # which a damaged file's may not be
-    }
-    rule: Policy = KINDS[kind].make(**made)
+        raise ArtifactError(f"unknown kind of rule {_short(kind)}; valid: {', '.join(KINDS)}")
+    made = KINDS[kind].make
+    hints = get_type_hints(made)
+    expected = {field.name for field in fields(made)}
+    check_keys(f"{kind}: parameters", parameters, expected)
+    rule: Policy = made(**{name: _read(f"{kind}: {name}", value, hints[name]) for name, value in parameters.items()})
     return rule
+
+
+def check_keys(what: str, values: Mapping[str, Any], expected: Collection[str], optional: Collection[str] = ()) -> None:
+    """Refuse a mapping that lacks a key or has another.
+
+    Raises:
+        ArtifactError: naming which.
+    """
+    missing, unexpected = sorted(set(expected) - set(values)), sorted(set(values) - set(expected) - set(optional))
+    if missing or unexpected:
+        raise ArtifactError(f"{what}: missing {missing or 'nothing'}, unexpected {unexpected or 'nothing'}")
+
+
+def _read(what: str, value: Any, hint: Any) -> Any:
+    """A parameter from JSON.
+
+    Raises:
+        ArtifactError: it is not what its type says, or so large that it can only be damage.
+    """
+    if get_origin(hint) is tuple:
+        if not isinstance(value, list) or len(value) > MOST:
+            raise ArtifactError(f"{what}: expected a list of at most {MOST}, got {_short(value)}")
+        return tuple(_read(f"{what}[{i}]", part, get_args(hint)[0]) for i, part in enumerate(value))
+    if hint is MemorylessPolicy:
+        rule = value if isinstance(value, Mapping) else {}
+        made = KINDS.get(str(rule.get("kind")))
+        # A rule among others holds none itself: nothing nests deeper.
+        if set(rule) != {"kind", "parameters"} or made is None or not issubclass(made.make, MemorylessPolicy):
+            raise ArtifactError(f"{what}: expected kind and parameters of a memoryless rule, got {_short(value)}")
+        if not isinstance(rule["parameters"], Mapping):
+            raise ArtifactError(f"{what}: parameters: expected a mapping, got {_short(rule['parameters'])}")
+        return build_rule(str(rule["kind"]), rule["parameters"])
+    if hint is bool:
+        fits = isinstance(value, bool)
+    elif isinstance(value, bool) or not isinstance(value, int | float):
+        fits = False
+    elif hint is int:
+        fits = isinstance(value, int) and (what.endswith("seed") or abs(value) <= MOST)
+    else:
+        fits = isfinite(value)
+    if not fits:
+        names = {int: f"a whole number of at most {MOST}", float: "a finite number", bool: "true or false"}
+        raise ArtifactError(f"{what}: expected {names[hint]}, got {_short(value)}")
+    return value
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}…"

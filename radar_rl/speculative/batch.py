@@ -41,8 +41,8 @@ class SpeculativeBatch:
         seeds: names of each text's noise; None: ``seed`` for all.
         seed: names the noise of all, where ``seeds`` is None.
         max_new_tokens, temperature, sample_top_k, sample_top_p, prefill_chunk, processor: see ``Options``.
-        max_depth, top_k, tree_size, widen_first_level, draft_source, features, feature_dim, feature_seed: see
-            ``DraftOptions``.
+        max_depth, top_k, tree_size, widen_first_level, draft_source, features, feature_dim, feature_seed,
+            skip_nan: see ``DraftOptions``.
 
     Attributes:
         max_depth: most draft calls in a round; 0 where n-grams draft alone.
@@ -77,6 +77,7 @@ class SpeculativeBatch:
         features: Sequence[str] = (),
         feature_dim: int = 0,
         feature_seed: int = 0,
+        skip_nan: bool = False,
     ) -> None:
         seeds = [seed] * len(prompts) if seeds is None else seeds
         if not len(prompts) or len(seeds) != len(prompts):
@@ -99,6 +100,7 @@ class SpeculativeBatch:
         self.pair, self.top_k, self.tree_size = pair, top_k, tree_size
         self.max_depth = max_depth if self._head_drafts else 0
         self.widen_first_level, self.prefill_chunk = widen_first_level, prefill_chunk
+        self._skip_nan, self._nan_seen = skip_nan, False
         self.sampling = Sampling(temperature, sample_top_k, sample_top_p, processor)
         device = pair.target.device
         self.texts = [
@@ -259,7 +261,8 @@ class SpeculativeBatch:
 
         Raises:
             RuntimeError: no round is in progress.
-            ModelOutputError: a model returned NaN or infinite logits; nothing is emitted.
+            ModelOutputError: a model returned NaN or infinite logits; nothing is emitted. With ``skip_nan`` the head
+                may: such nodes are never accepted.
         """
         read, choices, features = self._verified()
         paths, rounds = [], []
@@ -269,7 +272,9 @@ class SpeculativeBatch:
             drafted = arrays[0][path[1:]].astype(np.int64).tolist()
             emitted = self._emit(text, [*drafted, int(choice[path[-1]])])
             accepted, real = min(len(drafted), len(emitted)), np.isfinite(arrays[3])
-            rounds.append(Round(start, count, accepted, tuple(emitted), np.stack(arrays)[:, real]))
+            damaged = bool(np.isnan(arrays[3]).any())
+            rounds.append(Round(start, count, accepted, tuple(emitted), np.stack(arrays)[:, real], damaged))
+            self._nan_seen |= damaged
             text.history = after_round(text.history, accepted)
             paths.append(path)
             text.noise.forget_before(text.position)
@@ -369,7 +374,7 @@ class SpeculativeBatch:
     def _check(self, read: NDArray[np.float64], calls: Sequence[int], starts: Sequence[int]) -> None:
         """No token is emitted from numbers that are none."""
         for row, start in enumerate(starts):
-            if np.isnan(read[row, 3]).any():
+            if np.isnan(read[row, 3]).any() and not self._skip_nan:
                 raise ModelOutputError(
                     f"the draft head's lm_head returned NaN in one of the round's {calls[row]} draft calls "
                     f"at position {start}"
@@ -400,7 +405,8 @@ class SpeculativeBatch:
             return
         self.active = [self.active[row] for row in staying]
         if not staying:
-            self._give_back()
+            if not self._nan_seen:  # masked or not, NaN in a cache spreads to whatever reads past it
+                self._give_back()
         else:
             self._target_cache.keep(staying)
             self.draft_cache.keep(staying)

@@ -54,6 +54,8 @@ class DraftOptions(Options, total=False):
             draft calls; or ``hybrid``, both in one tree of ``tree_size`` nodes (``head``).
         features: what a policy may look at beside the confidences, names of ``FEATURES`` (none).
         feature_dim, feature_seed: of the features that are projected (0).
+        skip_nan: go on where the head returns NaN: such nodes are verified in vain, and the round says so
+            (``Round.damaged``); False: ModelOutputError (False).
     """
 
     max_depth: int
@@ -64,6 +66,7 @@ class DraftOptions(Options, total=False):
     features: Sequence[str]
     feature_dim: int
     feature_seed: int
+    skip_nan: bool
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,7 @@ class Round:
         emitted: the tokens the round added to the text: the accepted ones and the bonus token, cut where it ends.
         arrays: [5, nodes] float64: token, parent, depth, cumulative log-probability and source of each node; what
             ``tree`` is read from.
+        damaged: whether the head scored nodes NaN; none of them was accepted.
     """
 
     position: int
@@ -84,6 +88,7 @@ class Round:
     accepted: int
     emitted: tuple[int, ...]
     arrays: NDArray[np.float64] = field(repr=False)
+    damaged: bool = False
 
     @property
     def nodes(self) -> int:

@@ -51,7 +51,8 @@ def acceptance_by_task(
     tree_size: int = 60,
 ) -> dict[str, TaskAcceptance]:
     """Greedy static-depth decoding of each task's first ``limit`` eval prompts."""
-    decoder = SpeculativeDecoder(pair, StaticDepth(max_depth), max_depth=max_depth, top_k=top_k, tree_size=tree_size)
+    static = StaticDepth(max_depth)
+    decoder = SpeculativeDecoder(pair, static, max_depth=max_depth, top_k=top_k, tree_size=tree_size, strict=True)
     found: dict[str, TaskAcceptance] = {}
     for task in tasks:
         rows = [row for row, _ in zip(read_jsonl(split_path(data, task, "eval")), range(limit), strict=False)]

@@ -1,10 +1,14 @@
 """The exported policy: what is written comes back; what was damaged is named."""
 
+import hashlib
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from recurrent_weights import make_weights
+from safetensors.numpy import load, save
 
 from radar_rl.errors import ArtifactError, ConfigError
 from radar_rl.policies import (
@@ -21,13 +25,14 @@ from radar_rl.policies import (
     PlusTwo,
     Policy,
     RandomStop,
+    SampledRadar,
     States,
     StaticDepth,
     Svip,
     TapOut,
     UcbSpec,
 )
-from radar_rl.runtime import load_policy, save_policy
+from radar_rl.runtime import load_artifact, load_policy, save_policy
 from radar_rl.runtime.artifact import read_config
 from radar_rl.runtime.export import export
 from radar_rl.runtime.named import policy_from_string
@@ -75,24 +80,113 @@ def test_every_kind_of_policy_comes_back_as_it_was(policy: Policy, tmp_path: Pat
         assert np.array_equal(policy.outputs(States(confidences, depth)), again.outputs(States(confidences, depth)))
 
 
-def test_damage_is_named(tmp_path: Path) -> None:
-    def damaged(edit: dict[str, object]) -> Path:
-        save_policy(tmp_path, learned(), {})
-        values = json.loads((tmp_path / "config.json").read_text())
-        (tmp_path / "config.json").write_text(json.dumps(values | edit))
-        return tmp_path
+def sign(folder: Path, tensors: dict[str, np.ndarray], **edit: object) -> Path:
+    """An artifact whose weights are others, with their hash: what only a look at the tensors finds."""
+    weights = save(tensors)
+    (folder / "policy.safetensors").write_bytes(weights)
+    values = json.loads((folder / "config.json").read_text())
+    values |= {"weights_sha256": hashlib.sha256(weights).hexdigest(), **edit}
+    (folder / "config.json").write_text(json.dumps(values))
+    return folder
 
-    spec = SPEC.to_json()
-    for edit, message in (
-        ({"format_version": 99}, "version 99"),
-        ({"kind": "surprise"}, "unknown kind"),
-        ({"observation": spec | {"top_k": 5}}, "hash"),
-        ({"observation": {"top_k": 5}}, "damaged"),
-        ({"weights_sha256": "0"}, "not the file"),
-        ({"parameters": 3, "kind": "static"}, "damaged"),
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        ({"format_version": 99}, "version 99; this radar-rl reads version 1"),
+        ({"kind": "surprise"}, "unknown kind of policy 'surprise'; valid: learned, radar"),
+        ({"kind": ["learned"]}, "unknown kind of policy"),
+        ({"observation": SPEC.to_json() | {"top_k": 5}}, r"hash: expected \w+, got \w+"),
+        ({"observation": {"top_k": 5}}, "damaged policy: observation: features: expected a list of names"),
+        ({"observation": SPEC.to_json() | {"floor": "low"}}, "observation: floor: expected a finite number, got 'low'"),
+        ({"observation": SPEC.to_json() | {"max_depth": 10**9}}, "max_depth: expected a whole number in 1 … 4096"),
+        ({"observation": SPEC.to_json() | {"features": [1]}}, "features: expected a list of names"),
+        ({"observation_hash": None}, "observation_hash: expected a text, got None"),
+        ({"weights_sha256": "0"}, "not the file .*expected sha256 0…, got"),
+        ({"parameters": 3}, "parameters: expected a mapping, got 3"),
+        ({"parameters": {"asks_from": 99}}, "asks_from: expected 1 … 3, got 99"),
+        ({"parameters": {"asks_from": "1"}}, "asks_from: expected a whole number"),
+        ({"parameters": {"surprise": 1}}, "unexpected .'surprise'."),
+        ({"surprise": 1}, "unexpected .'surprise'."),
+        ({"max_depth": 0}, "max_depth: expected a whole number in 1 … 4096, got 0"),
+        ({"top_k": "x"}, "top_k: expected a whole number in 1 … 4096, got 'x'"),
+        ({"best_static_depth": True}, "best_static_depth: expected a whole number"),
+        ({"target": 7}, "target: expected a text, got 7"),
+        ({"name": None}, "name: expected a text, got None"),
+    ],
+)
+def test_damage_of_the_config_is_named(edit: dict[str, object], message: str, tmp_path: Path) -> None:
+    save_policy(tmp_path, learned(), {})
+    values = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(values | edit))
+    with pytest.raises(ArtifactError, match=message) as raised:
+        load_policy(tmp_path)
+    assert str(tmp_path) in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("policy", "edit", "message"),
+    [
+        (ConfidenceThreshold(0.4), {"threshold": "0.4"}, "threshold: expected a finite number, got '0.4'"),
+        (ConfidenceThreshold(0.4), {"threshold": 1.5}, r"expected a probability in \[0, 1\]"),
+        (ConfidenceThreshold(0.4), {"asks_from": 0}, "asks_from: expected at least 1"),
+        (StaticDepth(3), {"depth": 2.5}, "depth: expected a whole number"),
+        (StaticDepth(3), {"depth": True}, "depth: expected a whole number"),
+        (UcbSpec(2), {"max_depth": 10**9}, "max_depth: expected a whole number of at most 4096"),
+        (UcbSpec(2), {"seconds": [0.1, "x"]}, r"seconds\[1\]: expected a finite number"),
+        (TapOut((StaticDepth(2),)), {"rules": [{"kind": "tapout", "parameters": {}}]}, "memoryless rule"),
+        (TapOut((StaticDepth(2),)), {"rules": [{"kind": "static", "parameters": {"depth": 0}}]}, "at least 1"),
+        (TapOut((StaticDepth(2),)), {"across": 1}, "across: expected true or false"),
+    ],
+)
+def test_parameters_of_rules_are_checked(policy: Policy, edit: dict[str, object], message: str, tmp_path: Path) -> None:
+    save_policy(tmp_path, policy, {})
+    values = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(values | {"parameters": values["parameters"] | edit}))
+    with pytest.raises(ArtifactError, match=message):
+        load_policy(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(values | {"parameters": {}}))
+    with pytest.raises(ArtifactError, match="missing"):
+        load_policy(tmp_path)
+
+
+def test_numbers_that_json_has_not_are_no_config(tmp_path: Path) -> None:
+    save_policy(tmp_path, ConfidenceThreshold(0.5), {})
+    text = (tmp_path / "config.json").read_text()
+    for number in ("NaN", "Infinity", "1e999"):
+        (tmp_path / "config.json").write_text(text.replace("0.5", number))
+        with pytest.raises(ArtifactError, match="not JSON"):
+            load_policy(tmp_path)
+    (tmp_path / "config.json").write_text("[" * 100_000 + "]" * 100_000)
+    with pytest.raises(ArtifactError, match="not JSON"):
+        load_policy(tmp_path)
+    with pytest.raises(ArtifactError, match="JSON"):
+        save_policy(tmp_path, ConfidenceThreshold(0.5), {"training": {"loss": float("nan")}})
+    with pytest.raises(ArtifactError, match=r"unexpected \['note'\]"):
+        save_policy(tmp_path, ConfidenceThreshold(0.5), {"note": "mine"})
+
+
+def test_tensors_must_be_the_policys_own(tmp_path: Path) -> None:
+    save_policy(tmp_path, learned(), {})
+    good = load((tmp_path / "policy.safetensors").read_bytes())
+    weight, bias = good["layers.0.weight"], good["layers.0.bias"]
+    for tensors, message in (
+        ({"layers.0.weight": weight}, r"missing \['layers.0.bias'\]"),
+        ({}, "missing"),
+        (good | {"layers.1.weight": weight}, r"unexpected \['layers.1.weight'\]"),
+        (good | {"layers.0.weight": weight[:, 1:]}, "do not lead from 7 numbers to 2 actions"),
+        (good | {"layers.0.bias": np.float32(1) + bias[:, None]}, "a matrix and a vector"),
+        (good | {"layers.0.bias": bias * np.float32(np.nan)}, "layers.0.bias: weights are not finite"),
+        (good | {"layers.0.bias": bias.astype(np.float64)}, "layers.0.bias: expected float32, got float64"),
     ):
         with pytest.raises(ArtifactError, match=message):
-            load_policy(damaged(edit))
+            load_policy(sign(tmp_path, tensors))
+    save_policy(tmp_path, StaticDepth(3), {})
+    with pytest.raises(ArtifactError, match=r"of a rule: missing nothing, unexpected \['surprise'\]"):
+        load_policy(sign(tmp_path, {"surprise": bias}))
+
+
+def test_files_that_lack_or_are_cut_are_named(tmp_path: Path) -> None:
     save_policy(tmp_path, learned(), {})
     weights = tmp_path / "policy.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])
@@ -106,6 +200,38 @@ def test_damage_is_named(tmp_path: Path) -> None:
         load_policy(tmp_path)
     with pytest.raises(ArtifactError, match="no policy at"):
         load_policy(tmp_path / "nowhere")
+
+
+def test_what_is_known_of_a_run_is_exported(tmp_path: Path) -> None:
+    about = {"arguments": {"seed": 5}, "split": {"held_out": 0.2}, "data_hash": "d", "rate": 9.0}
+    save_policy(tmp_path / "run", learned(), {"training": about, "max_depth": 3, "tree_size": 8})
+    record = {"argv": ["train"], "versions": {"torch": "2"}, "commit": "c", "arguments": {"seed": 5}}
+    (tmp_path / "run" / "run.json").write_text(json.dumps(record | {"validation_gain": 0.1}))
+    export(run=str(tmp_path / "run"), out=str(tmp_path / "out"), evaluation={"held_out": [{"task": "all"}]})
+    artifact = load_artifact(tmp_path / "out")
+    assert artifact.about["training"] == about | {key: record[key] for key in ("argv", "versions", "commit")} | {
+        "seed": 5
+    }
+    assert artifact.about["evaluation"] == {"validation_gain": 0.1, "held_out": [{"task": "all"}]}
+    assert artifact.about["tree_size"] == 8
+    export(run=str(tmp_path / "out"), out=str(tmp_path / "again"))  # nothing is lost on the way
+    assert load_artifact(tmp_path / "again").about == artifact.about
+    (tmp_path / "run" / "run.json").write_text("[]")
+    with pytest.raises(ArtifactError, match=r"run\.json: expected the record of a run, got list"):
+        export(run=str(tmp_path / "run"), out=str(tmp_path / "out"))
+
+
+def test_rules_are_exported_by_name_and_radars_files_by_path(tmp_path: Path) -> None:
+    export(run="threshold:0.3,asks_from=2", out=str(tmp_path / "rule"))
+    assert load_policy(tmp_path / "rule") == ConfidenceThreshold(0.3, asks_from=2)
+    weights = make_weights(top_k=4, hidden=5, inner=6)
+    torch.save({name: torch.from_numpy(values) for name, values in weights.items()}, tmp_path / "mine.pt")
+    export(run=f"sampled:{tmp_path / 'mine.pt'}", out=str(tmp_path / "sampled"))
+    again = load_policy(tmp_path / "sampled")
+    assert isinstance(again, SampledRadar)
+    assert all(np.array_equal(again.policy.weights[name], values) for name, values in weights.items())
+    with pytest.raises(ArtifactError, match="no policy at nowhere"):
+        export(run="nowhere", out=str(tmp_path / "out"))
 
 
 def test_export_does_not_overwrite_its_own_run(tmp_path: Path) -> None:

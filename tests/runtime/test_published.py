@@ -91,8 +91,8 @@ def test_bad_files_are_named(tmp_path: Path, file: Path) -> None:
 
 
 def test_another_beam_is_refused_at_the_door(pocket: Pair, file: Path) -> None:
-    with pytest.raises(ArtifactError, match="reads top_k 10; this decoder drafts with 4"):
-        SpeculativeDecoder(pocket, load_policy(file), top_k=4)
+    with pytest.raises(ArtifactError, match="observes top_k 10, this decoder drafts with 4"):
+        SpeculativeDecoder(pocket, load_policy(file), top_k=4, strict=True)
 
 
 @pytest.mark.parametrize("prefix", ["", "sampled:"])
