@@ -9,14 +9,14 @@ import torch
 
 from radar_rl.errors import ArtifactError, ModelOutputError, check_whole
 from radar_rl.policies.observation import ObservationSpec
-from radar_rl.policies.protocol import CONTINUE, STOP, MemorylessPolicy, Policy, States
+from radar_rl.policies.protocol import CONTINUE, MemorylessPolicy, Policy
 from radar_rl.policies.switching import SwitchingPolicy
+from radar_rl.runtime.decide import decide
 from radar_rl.speculative.batch import SpeculativeBatch
 from radar_rl.speculative.graphs import rounded
 from radar_rl.speculative.pair import Pair
 from radar_rl.speculative.sampling import PositionNoise, Sampling, choose
 from radar_rl.speculative.session import SpeculativeSession
-from radar_rl.speculative.state import DraftState
 from radar_rl.speculative.target import TargetCache
 from radar_rl.speculative.text import DraftOptions, DraftSource, Options, Round
 
@@ -190,17 +190,6 @@ def features_of(policy: Policy) -> DraftOptions:
     # A rule looks at columns that nothing projects.
     features = policy.features if isinstance(policy, MemorylessPolicy | SwitchingPolicy) else ()
     return {"features": features} if features else {}
-
-
-def decide(policies: Sequence[Policy], states: Sequence[DraftState]) -> list[int]:
-    """STOP or CONTINUE for each text; copies of a memoryless policy without an ``act`` of its own decide together."""
-    first = policies[0]
-    if len(states) == 1 or not isinstance(first, MemorylessPolicy) or type(first).act is not MemorylessPolicy.act:
-        return [policy.act(state) for policy, state in zip(policies, states, strict=True)]
-    if states[0].depth < first.asks_from:
-        return [CONTINUE] * len(states)
-    going = first.continues(States.of(states, first.features))
-    return [CONTINUE if go else STOP for go in going]
 
 
 def autoregressive(

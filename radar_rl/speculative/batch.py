@@ -23,7 +23,7 @@ from radar_rl.speculative.ngram import MAX_DEPTH, merge, proposals
 from radar_rl.speculative.pair import Pair
 from radar_rl.speculative.reading import RoundReading
 from radar_rl.speculative.sampling import PositionNoise, Sampling, choose
-from radar_rl.speculative.state import Confidences, DraftState, FeatureValues, NodeCounts
+from radar_rl.speculative.state import Confidences, DraftState, FeatureValues, Look, NodeCounts
 from radar_rl.speculative.target import TargetCache
 from radar_rl.speculative.text import DRAFT_SOURCES, DraftSource, Round, Text, read_back
 from radar_rl.speculative.tree import Candidates, DraftTree, LiveSlots, Nodes, Source, TreeGrowth, select
@@ -117,6 +117,7 @@ class SpeculativeBatch:
             ),
         )
         self._target_cache, self.draft_cache = caches[0].fresh(), caches[1].fresh()
+        self._reading = RoundReading(len(prompts), self.max_depth, top_k, self._asked)
         self._in_round, self._round = False, 0
         with torch.inference_mode():
             last = [self._prefill(i, torch.tensor(list(ids), device=device)) for i, ids in enumerate(prompts)]
@@ -176,7 +177,7 @@ class SpeculativeBatch:
         self._positions = torch.tensor([self.texts[i].position for i in self.active], device=device)
         self._growth: TreeGrowth | None = None
         self._proposed: Candidates | None = None
-        self._reading = RoundReading(active, self.max_depth, self.top_k, self._asked)
+        self._reading.begin(active)
         self._selected: Nodes | None = None
         self._node_counts: list[NDArray[np.float32]] | None = None
         with torch.inference_mode():
@@ -401,6 +402,7 @@ class SpeculativeBatch:
                 partial(self._confidences_of, self._round, row, depth),
                 partial(self._sources_of, self._round, row, depth),
                 partial(self._features_of, self._round, row, depth) if self._asked.names else None,
+                partial(self._look, self._round, row),
             )
             for row in rows
         ]
@@ -414,6 +416,11 @@ class SpeculativeBatch:
         """By name, of one text after ``depth`` calls of the round of this number."""
         self._check_round(number)
         return self._reading.features_of(row, depth)
+
+    def _look(self, number: int, row: int, check: bool) -> Look:
+        """What the round of this number has told of one text so far, not copied."""
+        self._check_round(number)
+        return self._reading.look(row, check)
 
     def _check_round(self, number: int) -> None:
         if number != self._round:

@@ -1,6 +1,7 @@
 """What policies look at in a round, brought from the device only when one looks, all of it in one read."""
 
 from collections.abc import Sequence
+from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,49 +12,70 @@ from torch import Tensor
 from radar_rl.errors import ModelOutputError
 from radar_rl.speculative.features import FEATURES, Features
 from radar_rl.speculative.history import History
-from radar_rl.speculative.state import Confidences, FeatureValues
+from radar_rl.speculative.state import Confidences, FeatureValues, Look
+
+ROOT = "target"
+"""The one feature of a round's start that is computed on the device."""
 
 
-class _Unread(NamedTuple):
-    """Numbers still on the device: where they go, of which rows, and what they are in words."""
+class _Noted(NamedTuple):
+    """Numbers that were on the device: of a draft call or, as call 0, of where the rounds start."""
 
-    into: NDArray[Any]
-    rows: list[int]
-    values: Tensor
-    what: str
+    call: int
+    rows: slice | list[int]
+    parts: tuple[Tensor, ...]
 
 
 class RoundReading:
-    """Confidences and features of the texts of one round.
+    """Confidences and features of texts decoded side by side: of one round after the other, in the same memory.
 
     Args:
-        texts: how many they are.
+        texts: how many they are at most.
         max_depth, top_k: most draft calls in the round; beam width.
         features: which features there are.
 
     Attributes:
-        confidences: [texts, max_depth, top_k] float16, −∞ where nothing was read.
-        features: by name, [texts, …]; 0 where nothing was read.
+        confidences: [texts, max_depth, top_k] float16; of calls not read yet in this round they mean nothing.
+        features: by name, [texts, …], likewise.
     """
 
     def __init__(self, texts: int, max_depth: int, top_k: int, features: Features) -> None:
-        self.confidences: Confidences = np.full((texts, max_depth, top_k), -np.inf, dtype=np.float16)
+        sizes = {"max_depth": max_depth, "top_k": top_k, "feature_dim": features.feature_dim}
+        self._called = tuple(name for name in features.names if FEATURES[name].per_call)
+        widths = [top_k, *(prod(FEATURES[name].shape(**sizes)[1:]) for name in self._called)]
+        ends = np.cumsum(widths).tolist()
+        # What a call tells lies together, as it comes from the device.
+        self._numbers = np.zeros((texts, max_depth, ends[-1]), dtype=np.float16)
+        self.confidences: Confidences = self._numbers[:, :, :top_k]
         self.features = features.empty(texts, max_depth, top_k)
-        self._unread: list[_Unread] = []
+        for name, start, stop in zip(self._called, ends, ends[1:], strict=False):
+            self.features[name] = self._numbers[:, :, start:stop].reshape(self.features[name].shape)  # a view
+        self._ends = ends
+        self._views = [
+            (self.confidences[row], {name: values[row, ...] for name, values in self.features.items()})
+            for row in range(texts)
+        ]
+        self.begin(texts)
+
+    def begin(self, texts: int) -> None:
+        """A round begins, of so many texts; nothing of it has been told."""
+        self._texts = texts
+        self._unread: list[_Noted] = []
+        self._unchecked: list[_Noted] = []
+        self._looks: list[Look] = [(confidences, features) for confidences, features in self._views[:texts]]
 
     def note_root(self, features: dict[str, Tensor]) -> None:
         """Features of where the texts' rounds start: by name, [texts, …]."""
-        rows = list(range(len(self.confidences)))
-        what = "the target's features hold NaN where a round starts"
-        self._unread.extend(_Unread(self.features[name], rows, values, what) for name, values in features.items())
+        if features:
+            self._unread.append(_Noted(0, slice(self._texts), (features[ROOT],)))
 
     def note_matches(self, lengths: Sequence[int]) -> None:
         """The feature ``ngram`` of each text, which the host knows."""
-        self.features["ngram"][:] = lengths
+        self.features["ngram"][: self._texts] = lengths
 
     def note_history(self, history: Sequence[History]) -> None:
         """The feature ``history`` of each text, which the host knows: [ROUNDS] each."""
-        self.features["history"][:] = history
+        self.features["history"][: self._texts] = history
 
     def note_call(self, call: int, rows: Sequence[int], scores: Tensor, features: dict[str, Tensor]) -> None:
         """What a draft call told of some texts.
@@ -62,44 +84,84 @@ class RoundReading:
             call: its number, from 1.
             rows: [R], which texts.
             scores: [R, top_k], the newest beam's.
-            features: by name, [R, …].
+            features: by name, [R, …], of all that have numbers for every call.
         """
-        members, what = list(rows), f"the draft head's lm_head returned NaN in draft call {call}"
-        self._unread.append(_Unread(self.confidences[:, call - 1], members, scores, what))
-        for name, values in features.items():
-            what = f"the draft head's {name} is NaN in draft call {call}"
-            self._unread.append(_Unread(self.features[name][:, call - 1], members, values, what))
+        which = slice(self._texts) if len(rows) == self._texts else list(rows)
+        self._unread.append(_Noted(call, which, (scores, *(features[name] for name in self._called))))
 
-    def confidences_of(self, row: int, depth: int) -> Confidences:
-        """[max_depth, top_k] of one text after ``depth`` calls."""
-        if self._unread:
-            self.read()
-        confidences: Confidences = self.confidences[row].copy()
-        confidences[depth:] = -np.inf
-        return confidences
+    def look(self, row: int, check: bool = True) -> Look:
+        """Confidences and features of one text, not copied: of calls above those made they mean nothing.
 
-    def features_of(self, row: int, depth: int) -> FeatureValues:
-        """By name, of one text after ``depth`` calls."""
-        if self._unread:
-            self.read()
-        return features_after(depth, {name: column[row] for name, column in self.features.items()})
+        They change with the next call that is read. In a round it is the same object whenever one looks, and in no
+        other round.
 
-    def read(self, *more: Tensor) -> list[NDArray[np.float32]]:
-        """The one device → host read: what was not read yet, and what else is asked for, each [B].
+        Args:
+            row: which text.
+            check: whether to refuse NaN; else that is left to who looks.
 
         Raises:
             ModelOutputError: a model returned NaN; says which and when.
         """
-        parts = [*(unread.values for unread in self._unread), *more]
-        together = torch.cat([part.flatten().float() for part in parts]).cpu().numpy()
-        read = np.split(together, np.cumsum([part.numel() for part in parts])[:-1])
-        for unread, values in zip(self._unread, read, strict=False):
-            if np.isnan(values).any():
-                raise ModelOutputError(unread.what)
-            unread.into[unread.rows] = values.reshape(unread.values.shape)
-        read = read[len(self._unread) :]
-        self._unread = []
-        return read
+        if self._unread:
+            self.read()
+        if check and self._unchecked:
+            self._check()
+        return self._looks[row]
+
+    def confidences_of(self, row: int, depth: int) -> Confidences:
+        """[max_depth, top_k] of one text after ``depth`` calls, −∞ in those not made. Raises as ``look`` does."""
+        confidences: Confidences = self.look(row)[0].copy()
+        confidences[depth:] = -np.inf
+        return confidences
+
+    def features_of(self, row: int, depth: int) -> FeatureValues:
+        """By name, of one text after ``depth`` calls. Raises as ``look`` does."""
+        return features_after(depth, self.look(row)[1])
+
+    def read(self, *more: Tensor) -> list[NDArray[np.float32]]:
+        """The one device → host read: what was not read yet, and what else is asked for, each [B]."""
+        unread, self._unread = self._unread, []
+        self._unchecked += unread
+        if len(unread) == 1 and not more:
+            self._keep(unread[0], _packed(unread[0].parts).cpu().numpy())
+            return []
+        packed = [_packed(noted.parts) for noted in unread]
+        together = torch.cat([part.flatten().float() for part in (*packed, *more)]).cpu().numpy()
+        read = np.split(together, np.cumsum([part.numel() for part in (*packed, *more)])[:-1])
+        for noted, part, values in zip(unread, packed, read, strict=False):
+            self._keep(noted, values.reshape(part.shape))
+        return read[len(unread) :]
+
+    def _keep(self, noted: _Noted, values: NDArray[np.floating]) -> None:
+        """Put what was read, [R, numbers], where it belongs."""
+        into = self._numbers[:, noted.call - 1] if noted.call else self.features[ROOT]
+        into[noted.rows] = values
+
+    def _check(self) -> None:
+        """Refuse NaN in what was read since the last time.
+
+        Raises:
+            ModelOutputError: says where it came from.
+        """
+        unchecked, self._unchecked = self._unchecked, []
+        for call, rows, _ in unchecked:
+            values = self._numbers[rows, call - 1] if call else self.features[ROOT][rows]
+            missing = np.isnan(values)
+            if missing.any():
+                self._unchecked = unchecked  # who looks again is told again
+                if call == 0:
+                    raise ModelOutputError("the target's features hold NaN where a round starts")
+                part = int(np.searchsorted(self._ends, missing.any(axis=0).argmax(), side="right"))
+                if part == 0:
+                    raise ModelOutputError(f"the draft head's lm_head returned NaN in draft call {call}")
+                raise ModelOutputError(f"the draft head's {self._called[part - 1]} is NaN in draft call {call}")
+
+
+def _packed(parts: Sequence[Tensor]) -> Tensor:
+    """Numbers of some texts side by side: [R] or [R, n] each → [R, numbers] float16."""
+    if len(parts) == 1:
+        return parts[0].half()
+    return torch.cat([(part if part.ndim == 2 else part.unsqueeze(1)).half() for part in parts], dim=1)
 
 
 def features_after(depth: int, values: FeatureValues) -> FeatureValues:

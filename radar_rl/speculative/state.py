@@ -8,6 +8,8 @@ from numpy.typing import NDArray
 
 Confidences = NDArray[np.float16]
 FeatureValues = Mapping[str, NDArray[Any]]
+Look = tuple[Confidences, FeatureValues]
+"""Confidences [max_depth, top_k] and features of one state, where levels not drafted may hold anything."""
 
 
 class NodeCounts(NamedTuple):
@@ -36,7 +38,7 @@ class DraftState:
             sources first, and one read does for both.
     """
 
-    __slots__ = ("_confidences", "_features", "_sources", "depth", "max_depth", "position")
+    __slots__ = ("_confidences", "_features", "_look", "_sources", "depth", "max_depth", "position")
 
     def __init__(
         self,
@@ -46,10 +48,12 @@ class DraftState:
         confidences: Confidences | Callable[[], Confidences],
         sources: Callable[[], NodeCounts] | None = None,
         features: FeatureValues | Callable[[], FeatureValues] | None = None,
+        look: Callable[[bool], Look] | None = None,
     ) -> None:
         self.position, self.depth, self.max_depth = position, depth, max_depth
         self._confidences, self._sources = confidences, sources
         self._features: FeatureValues | Callable[[], FeatureValues] = {} if features is None else features
+        self._look = look
 
     @property
     def confidences(self) -> Confidences:
@@ -64,6 +68,20 @@ class DraftState:
         if callable(self._features):
             self._features = self._features()
         return self._features
+
+    def look(self, check: bool = True) -> Look:
+        """Confidences and features for the decision at hand, without copying them: not to be kept, nor changed.
+
+        Levels above ``depth`` may hold anything. Live, it is one object all through a round and another in the next,
+        so that who sees it again knows what it has read of it.
+
+        Args:
+            check: whether to refuse NaN; else that is left to who looks.
+
+        Raises:
+            RuntimeError, ModelOutputError: as for ``confidences``.
+        """
+        return (self.confidences, self.features) if self._look is None else self._look(check)
 
     @property
     def sources(self) -> NodeCounts | None:

@@ -1,0 +1,178 @@
+"""A policy network asked call by call: what a decision costs in the decode loop is all here.
+
+Every array is made once; a decision writes the numbers of the newest call and runs the layers into what is there. What
+calls not made yet, the depth and the biases add to the first layer is a function of the depth and summed beforehand;
+what the round's own numbers add to it is computed when the round begins.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from radar_rl.policies.observation import ObservationSpec, Part
+from radar_rl.speculative.features import FEATURES
+from radar_rl.speculative.state import Confidences, DraftState, FeatureValues, Look
+
+Array = NDArray[np.float32]
+Layer = tuple[Array, Array]
+
+ZERO = np.zeros((), dtype=np.float32)
+
+
+class Stepwise:
+    """Outputs of a network with ReLU layers at the states of one text, one after the other.
+
+    Args:
+        spec: the observation.
+        layers: (weight [in, out], bias [out]) float32 of each layer, the last with 2 outputs [stop, continue].
+    """
+
+    def __init__(self, spec: ObservationSpec, layers: Sequence[Layer]) -> None:
+        called = [part for part in spec.parts if part.per_call]
+        rooted = [part for part in spec.parts if not part.per_call and part.name != "depth"]
+        weight, bias = layers[0]
+        self._max_depth, self._shapes = spec.max_depth, _shapes(spec)
+        self._after = _after(spec, called, weight, bias)
+        # Numbers of a call lie together, and calls so that those shown are neighbours, in the order of their weights.
+        rows = [
+            part.start + shown * part.width + np.arange(part.width) for shown in range(spec.calls) for part in called
+        ]
+        shown_weight = _rows(weight, rows)
+        width = sum(part.width for part in called)
+        numbers = np.zeros(spec.max_depth * width, dtype=np.float32)
+        self._calls, self._windows = [], [(numbers[:0], shown_weight[:0])]
+        for call in range(1, spec.max_depth + 1):
+            newest_first = spec.newest is not None
+            own = spec.max_depth - call if newest_first else call - 1
+            first, shown = (own, min(call, spec.calls)) if newest_first else (0, call)
+            self._calls.append(_Block(called, numbers[own * width : (own + 1) * width]))
+            self._windows.append((numbers[first * width : (first + shown) * width], shown_weight[: shown * width]))
+        root = np.zeros(sum(part.width for part in rooted), dtype=np.float32)
+        self._root, self._root_weight = _Block(rooted, root), _rows(weight, [_places(part) for part in rooted])
+        self._of_root = np.zeros_like(bias)
+        self._into = [np.zeros_like(bias) for _, bias in layers]
+        self._steps = [
+            (before, np.ascontiguousarray(weight), bias, after)
+            for (before, after), (weight, bias) in zip(pairwise(self._into), layers[1:], strict=True)
+        ]
+        self._seen: Look | None = None
+        self._known = 0
+
+    def outputs(self, state: DraftState) -> Array | None:
+        """Action values or logits at a state: [2], stop and continue; valid until the next state.
+
+        NaN in what is seen makes NaN of both.
+
+        Returns:
+            None where the state does not hold what the observation needs, in the shapes that it needs.
+        """
+        seen, depth = state.look(check=False), state.depth
+        if seen is not self._seen:
+            if not self._begin(seen):
+                return None
+        if depth > self._known:
+            confidences, features = seen
+            for call in range(self._known, depth):
+                self._calls[call].fill_call(call, confidences, features)
+            self._known = depth
+        numbers, weight = self._windows[depth]
+        first = self._into[0]
+        np.dot(numbers, weight, out=first)
+        np.add(first, self._after[depth], out=first)
+        if len(self._root_weight):
+            np.add(first, self._of_root, out=first)
+        for before, weight, bias, after in self._steps:
+            np.maximum(before, ZERO, out=before)  # lets NaN through
+            np.dot(before, weight, out=after)
+            np.add(after, bias, out=after)
+        return self._into[-1]
+
+    def _begin(self, seen: Look) -> bool:
+        """Another round, or a state from elsewhere: whether it holds what the observation needs."""
+        confidences, features = seen
+        self._seen, self._known = None, 0
+        for name, shape in self._shapes:
+            values = confidences if name == "confidences" else features.get(name)
+            if values is None or np.shape(values) != shape:
+                return False
+        if len(self._root_weight):
+            self._root.fill(features)
+            np.dot(self._root.numbers, self._root_weight, out=self._of_root)
+        self._seen = seen
+        return True
+
+
+class _Block:
+    """Numbers of an observation that are written together.
+
+    Args:
+        parts: of the observation, side by side.
+        numbers: [sum of their widths] where they go.
+    """
+
+    def __init__(self, parts: Sequence[Part], numbers: Array) -> None:
+        self.numbers = numbers
+        self._named: list[tuple[str, Array]] = []
+        self._confidences: Array | None = None
+        ends = np.cumsum([part.width for part in parts], dtype=np.int64)
+        for part, end in zip(parts, ends, strict=True):
+            into = numbers[end - part.width : end]
+            if part.name == "confidences":
+                self._confidences = into
+            else:
+                self._named.append((part.name, into))
+        widths = [part.width for part in parts]
+        self._low, self._high = (
+            np.repeat(np.array([getattr(part, of) for part in parts], np.float32), widths) for of in ("low", "high")
+        )
+
+    def fill_call(self, call: int, confidences: Confidences, features: FeatureValues) -> None:
+        """Write what a call, counted from 0, told: cut as an observation holds it."""
+        if self._confidences is not None:
+            self._confidences[...] = confidences[call]
+        for name, into in self._named:
+            into[...] = features[name][call]
+        self._cut()
+
+    def fill(self, features: FeatureValues) -> None:
+        """Write what is known of the round."""
+        for name, into in self._named:
+            into[...] = features[name]
+        self._cut()
+
+    def _cut(self) -> None:
+        np.maximum(self.numbers, self._low, out=self.numbers)  # both let NaN through
+        np.minimum(self.numbers, self._high, out=self.numbers)
+
+
+def _shapes(spec: ObservationSpec) -> list[tuple[str, tuple[int, ...]]]:
+    """Shapes of one state's confidences and of the features that are looked at."""
+    sizes = {"max_depth": spec.max_depth, "top_k": spec.top_k, "feature_dim": spec.feature_dim}
+    shapes = [(name, FEATURES[name].shape(**sizes)) for name in spec.looks_at]
+    return [("confidences", (spec.max_depth, spec.top_k)), *shapes]
+
+
+def _places(part: Part) -> NDArray[np.int64]:
+    return part.start + np.arange(part.width)
+
+
+def _rows(weight: Array, rows: Sequence[NDArray[np.int64]]) -> Array:
+    """Some rows of a matrix as one of their own."""
+    return np.ascontiguousarray(weight[np.concatenate(rows)] if rows else weight[:0])
+
+
+def _after(spec: ObservationSpec, called: Sequence[Part], weight: Array, bias: Array) -> list[Array]:
+    """What the bias, the depth and the calls not made add to the first layer after 0 … max_depth calls: [out] each."""
+    exact, sums = weight.astype(np.float64), []
+    for depth in range(spec.max_depth + 1):
+        added = bias.astype(np.float64)
+        for part in spec.parts:
+            if part.name == "depth":
+                added = added + np.float32(depth / spec.max_depth) * exact[part.start]
+        for part in called:
+            missing = slice(part.start + min(depth, spec.calls) * part.width, part.start + spec.calls * part.width)
+            added = added + np.float32(part.blank) * exact[missing].sum(axis=0)
+        sums.append(added.astype(np.float32))
+    return sums
