@@ -17,8 +17,8 @@ class States:
     """What is seen at N decisions, side by side.
 
     Attributes:
-        confidences: [N, max_depth, top_k] float16 cumulative log-probabilities; levels above ``depth`` may hold
-            anything and must not matter.
+        confidences: [N, max_depth, top_k] cumulative log-probabilities, float16 or wider numbers rounded to it; levels
+            above ``depth`` may hold anything and must not matter.
         depth: [N] draft calls made.
         features: by name, [N, …] of the shapes of ``radar_rl.speculative.features.FEATURES``; of calls above ``depth``
             likewise.
@@ -31,10 +31,11 @@ class States:
     @classmethod
     def of(cls, states: Sequence[DraftState], features: Sequence[str] = ()) -> "States":
         """States as the decision loop has them, with some of their features."""
+        looks = [state.look() for state in states]
         return cls(
-            np.stack([state.confidences for state in states]),
+            np.stack([confidences for confidences, _ in looks]),
             np.array([state.depth for state in states]),
-            {name: np.stack([state.features[name] for state in states]) for name in features},
+            {name: np.stack([seen[name] for _, seen in looks]) for name in features},
         )
 
     def __len__(self) -> int:
@@ -98,8 +99,9 @@ class MemorylessPolicy:
         """STOP or CONTINUE for one state."""
         if state.depth < self.asks_from:
             return CONTINUE  # without a look: on a GPU, without a read from the device
-        features = {name: state.features[name][None] for name in self.features}
-        alone = States(state.confidences[None], np.array([state.depth]), features)
+        confidences, seen = state.look()
+        features = {name: seen[name][None] for name in self.features}
+        alone = States(confidences[None], np.array([state.depth]), features)
         return CONTINUE if self.continues(alone)[0] else STOP
 
     def stop_depths(self, confidences: Confidences, features: FeatureValues | None = None) -> NDArray[np.int64]:

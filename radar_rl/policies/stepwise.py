@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from radar_rl.policies.observation import ObservationSpec, Part
 from radar_rl.speculative.features import FEATURES
-from radar_rl.speculative.state import Confidences, DraftState, FeatureValues, Look
+from radar_rl.speculative.state import DraftState, FeatureValues, Look
 
 Array = NDArray[np.float32]
 Layer = tuple[Array, Array]
@@ -52,10 +52,12 @@ class Stepwise:
         root = np.zeros(sum(part.width for part in rooted), dtype=np.float32)
         self._root, self._root_weight = _Block(rooted, root), _rows(weight, [_places(part) for part in rooted])
         self._of_root = np.zeros_like(bias)
-        self._into = [np.zeros_like(bias) for _, bias in layers]
+        # Each layer's outputs, and a 1 behind them that the next layer's bias is multiplied with.
+        values = [np.ones(len(bias) + 1, dtype=np.float32) for _, bias in layers]
+        self._first, self._last = values[0][:-1], values[-1][:-1]
         self._steps = [
-            (before, np.ascontiguousarray(weight), bias, after)
-            for (before, after), (weight, bias) in zip(pairwise(self._into), layers[1:], strict=True)
+            (before, np.vstack((weight, bias)), after[:-1])
+            for (before, after), (weight, bias) in zip(pairwise(values), layers[1:], strict=True)
         ]
         self._seen: Look | None = None
         self._known = 0
@@ -78,16 +80,15 @@ class Stepwise:
                 self._calls[call].fill_call(call, confidences, features)
             self._known = depth
         numbers, weight = self._windows[depth]
-        first = self._into[0]
+        first = self._first
         np.dot(numbers, weight, out=first)
         np.add(first, self._after[depth], out=first)
         if len(self._root_weight):
             np.add(first, self._of_root, out=first)
-        for before, weight, bias, after in self._steps:
+        for before, weight, after in self._steps:
             np.maximum(before, ZERO, out=before)  # lets NaN through
             np.dot(before, weight, out=after)
-            np.add(after, bias, out=after)
-        return self._into[-1]
+        return self._last
 
     def _begin(self, seen: Look) -> bool:
         """Another round, or a state from elsewhere: whether it holds what the observation needs."""
@@ -114,36 +115,31 @@ class _Block:
 
     def __init__(self, parts: Sequence[Part], numbers: Array) -> None:
         self.numbers = numbers
-        self._named: list[tuple[str, Array]] = []
-        self._confidences: Array | None = None
-        ends = np.cumsum([part.width for part in parts], dtype=np.int64)
-        for part, end in zip(parts, ends, strict=True):
-            into = numbers[end - part.width : end]
-            if part.name == "confidences":
-                self._confidences = into
-            else:
-                self._named.append((part.name, into))
         widths = [part.width for part in parts]
         self._low, self._high = (
             np.repeat(np.array([getattr(part, of) for part in parts], np.float32), widths) for of in ("low", "high")
         )
+        self._confidences, self._named = None, list[tuple[str, Array, Array]]()
+        for part, end in zip(parts, np.cumsum(widths).tolist(), strict=True):
+            into, low = (array[end - part.width : end] for array in (numbers, self._low))
+            if part.name == "confidences":
+                self._confidences = into, low
+            else:
+                self._named.append((part.name, into, low))
 
-    def fill_call(self, call: int, confidences: Confidences, features: FeatureValues) -> None:
+    def fill_call(self, call: int, confidences: NDArray[np.floating], features: FeatureValues) -> None:
         """Write what a call, counted from 0, told: cut as an observation holds it."""
         if self._confidences is not None:
-            self._confidences[...] = confidences[call]
-        for name, into in self._named:
-            into[...] = features[name][call]
-        self._cut()
+            into, low = self._confidences
+            np.maximum(confidences[call], low, out=into)  # lets NaN through, as ``minimum`` does
+        for name, into, low in self._named:
+            np.maximum(features[name][call], low, out=into)
+        np.minimum(self.numbers, self._high, out=self.numbers)
 
     def fill(self, features: FeatureValues) -> None:
         """Write what is known of the round."""
-        for name, into in self._named:
-            into[...] = features[name]
-        self._cut()
-
-    def _cut(self) -> None:
-        np.maximum(self.numbers, self._low, out=self.numbers)  # both let NaN through
+        for name, into, low in self._named:
+            np.maximum(features[name], low, out=into)
         np.minimum(self.numbers, self._high, out=self.numbers)
 
 

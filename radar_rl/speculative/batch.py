@@ -23,7 +23,7 @@ from radar_rl.speculative.ngram import MAX_DEPTH, merge, proposals
 from radar_rl.speculative.pair import Pair
 from radar_rl.speculative.reading import RoundReading
 from radar_rl.speculative.sampling import PositionNoise, Sampling, choose
-from radar_rl.speculative.state import Confidences, DraftState, FeatureValues, Look, NodeCounts
+from radar_rl.speculative.state import DraftState, NodeCounts
 from radar_rl.speculative.target import TargetCache
 from radar_rl.speculative.text import DRAFT_SOURCES, DraftSource, Round, Text, read_back
 from radar_rl.speculative.tree import Candidates, DraftTree, LiveSlots, Nodes, Source, TreeGrowth, select
@@ -118,7 +118,7 @@ class SpeculativeBatch:
         )
         self._target_cache, self.draft_cache = caches[0].fresh(), caches[1].fresh()
         self._reading = RoundReading(len(prompts), self.max_depth, top_k, self._asked)
-        self._in_round, self._round = False, 0
+        self._in_round = False
         with torch.inference_mode():
             last = [self._prefill(i, torch.tensor(list(ids), device=device)) for i, ids in enumerate(prompts)]
             # [B, m, F] of tokens that the head has not read yet
@@ -173,13 +173,12 @@ class SpeculativeBatch:
         if self._in_round or not self.active:
             raise RuntimeError("begin() needs texts that are between two rounds")
         active, device = len(self.active), self.pair.target.device
-        self._round += 1
         self._positions = torch.tensor([self.texts[i].position for i in self.active], device=device)
         self._growth: TreeGrowth | None = None
         self._proposed: Candidates | None = None
         self._reading.begin(active)
         self._selected: Nodes | None = None
-        self._node_counts: list[NDArray[np.float32]] | None = None
+        self._node_counts: list[Tensor] | None = None
         with torch.inference_mode():
             if self._head_drafts:
                 hidden = self.draft_cache.extend(self.pair.head, self._features, self._following, self._counts)
@@ -393,41 +392,22 @@ class SpeculativeBatch:
             self._features, self._following = self._features[staying, :longest], self._following[staying, :longest]
 
     def _states(self, rows: Sequence[int]) -> list[DraftState]:
-        depth = self._growth.depth if self._growth else 0
+        depth, reading = self._growth.depth if self._growth else 0, self._reading
         return [
             DraftState(
                 self.texts[self.active[row]].position,
                 depth,
                 self.max_depth,
-                partial(self._confidences_of, self._round, row, depth),
-                partial(self._sources_of, self._round, row, depth),
-                partial(self._features_of, self._round, row, depth) if self._asked.names else None,
-                partial(self._look, self._round, row),
+                partial(reading.confidences_of, row, reading.number, depth),
+                partial(self._sources_of, reading.number, row, depth),
+                partial(reading.features_of, row, reading.number, depth) if self._asked.names else None,
+                partial(reading.look, row, reading.number),
             )
             for row in rows
         ]
 
-    def _confidences_of(self, number: int, row: int, depth: int) -> Confidences:
-        """[max_depth, top_k] of one text after ``depth`` calls of the round of this number."""
-        self._check_round(number)
-        return self._reading.confidences_of(row, depth)
-
-    def _features_of(self, number: int, row: int, depth: int) -> FeatureValues:
-        """By name, of one text after ``depth`` calls of the round of this number."""
-        self._check_round(number)
-        return self._reading.features_of(row, depth)
-
-    def _look(self, number: int, row: int, check: bool) -> Look:
-        """What the round of this number has told of one text so far, not copied."""
-        self._check_round(number)
-        return self._reading.look(row, check)
-
-    def _check_round(self, number: int) -> None:
-        if number != self._round:
-            raise RuntimeError("a state's confidences or features were first looked at after its round was over")
-
     def _sources_of(self, number: int, row: int, depth: int) -> NodeCounts:
-        if not self._in_round or (number, depth) != (self._round, self._growth.depths[row] if self._growth else 0):
+        if not self._in_round or (number, depth) != (self._reading.number, self._growth.depths[row] if self._growth else 0):
             raise RuntimeError("a state's sources were looked at after its tree had grown or been verified")
         if self._node_counts is None:
             with torch.inference_mode():

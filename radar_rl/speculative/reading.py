@@ -22,7 +22,7 @@ class _Noted(NamedTuple):
     """Numbers that were on the device: of a draft call or, as call 0, of where the rounds start."""
 
     call: int
-    rows: slice | list[int]
+    rows: list[int] | None  # None: of all
     parts: tuple[Tensor, ...]
 
 
@@ -35,31 +35,40 @@ class RoundReading:
         features: which features there are.
 
     Attributes:
-        confidences: [texts, max_depth, top_k] float16; of calls not read yet in this round they mean nothing.
+        confidences: [texts, max_depth, top_k] float32, rounded to float16; of calls not read yet in this round they mean
+            nothing.
         features: by name, [texts, …], likewise.
+        number: of the round, from 1.
     """
 
     def __init__(self, texts: int, max_depth: int, top_k: int, features: Features) -> None:
         sizes = {"max_depth": max_depth, "top_k": top_k, "feature_dim": features.feature_dim}
         self._called = tuple(name for name in features.names if FEATURES[name].per_call)
         widths = [top_k, *(prod(FEATURES[name].shape(**sizes)[1:]) for name in self._called)]
-        ends = np.cumsum(widths).tolist()
-        # What a call tells lies together, as it comes from the device.
-        self._numbers = np.zeros((texts, max_depth, ends[-1]), dtype=np.float16)
-        self.confidences: Confidences = self._numbers[:, :, :top_k]
+        self._ends = np.cumsum(widths).tolist()
+        # What a call tells lies together, as it comes from the device. Tensors, and the same memory as arrays.
+        self._calls = torch.zeros(max_depth, texts, self._ends[-1])
+        self._root = torch.zeros(texts, features.feature_dim)
+        numbers = self._calls.numpy().swapaxes(0, 1)
+        self.confidences: NDArray[np.float32] = numbers[:, :, :top_k]
         self.features = features.empty(texts, max_depth, top_k)
-        for name, start, stop in zip(self._called, ends, ends[1:], strict=False):
-            self.features[name] = self._numbers[:, :, start:stop].reshape(self.features[name].shape)  # a view
-        self._ends = ends
+        for name, start, stop in zip(self._called, self._ends, self._ends[1:], strict=False):
+            values = numbers[:, :, start:stop]
+            self.features[name] = values if self.features[name].ndim == 3 else values[:, :, 0]
+        if ROOT in self.features:
+            self.features[ROOT] = self._root.numpy()
         self._views = [
             (self.confidences[row], {name: values[row, ...] for name, values in self.features.items()})
             for row in range(texts)
         ]
-        self.begin(texts)
+        self.number, self._texts = 0, 0
 
     def begin(self, texts: int) -> None:
         """A round begins, of so many texts; nothing of it has been told."""
-        self._texts = texts
+        self.number += 1
+        if texts != self._texts:
+            self._texts = texts
+            self._into = [self._root[:texts], *(call[:texts] for call in self._calls)]
         self._unread: list[_Noted] = []
         self._unchecked: list[_Noted] = []
         self._looks: list[Look] = [(confidences, features) for confidences, features in self._views[:texts]]
@@ -67,7 +76,7 @@ class RoundReading:
     def note_root(self, features: dict[str, Tensor]) -> None:
         """Features of where the texts' rounds start: by name, [texts, …]."""
         if features:
-            self._unread.append(_Noted(0, slice(self._texts), (features[ROOT],)))
+            self._unread.append(_Noted(0, None, (features[ROOT],)))
 
     def note_matches(self, lengths: Sequence[int]) -> None:
         """The feature ``ngram`` of each text, which the host knows."""
@@ -86,56 +95,58 @@ class RoundReading:
             scores: [R, top_k], the newest beam's.
             features: by name, [R, …], of all that have numbers for every call.
         """
-        which = slice(self._texts) if len(rows) == self._texts else list(rows)
+        which = None if len(rows) == self._texts else list(rows)
         self._unread.append(_Noted(call, which, (scores, *(features[name] for name in self._called))))
 
-    def look(self, row: int, check: bool = True) -> Look:
+    def look(self, row: int, number: int, check: bool = True) -> Look:
         """Confidences and features of one text, not copied: of calls above those made they mean nothing.
 
-        They change with the next call that is read. In a round it is the same object whenever one looks, and in no
+        Numbers are wide, float32, as it is decided from them, but rounded to float16 as a trace stores them. They change
+        with the next call that is read. In a round it is the same object whenever one looks, and in no
         other round.
 
         Args:
             row: which text.
+            number: of the round that is meant.
             check: whether to refuse NaN; else that is left to who looks.
 
         Raises:
+            RuntimeError: that round is over.
             ModelOutputError: a model returned NaN; says which and when.
         """
+        if number != self.number:
+            raise RuntimeError("a state's confidences or features were first looked at after its round was over")
         if self._unread:
             self.read()
         if check and self._unchecked:
             self._check()
         return self._looks[row]
 
-    def confidences_of(self, row: int, depth: int) -> Confidences:
+    def confidences_of(self, row: int, number: int, depth: int) -> Confidences:
         """[max_depth, top_k] of one text after ``depth`` calls, −∞ in those not made. Raises as ``look`` does."""
-        confidences: Confidences = self.look(row)[0].copy()
+        confidences: Confidences = self.look(row, number)[0].astype(np.float16)
         confidences[depth:] = -np.inf
         return confidences
 
-    def features_of(self, row: int, depth: int) -> FeatureValues:
+    def features_of(self, row: int, number: int, depth: int) -> FeatureValues:
         """By name, of one text after ``depth`` calls. Raises as ``look`` does."""
-        return features_after(depth, self.look(row)[1])
+        looked = self.look(row, number)[1]
+        return features_after(depth, {name: values.astype(FEATURES[name].dtype) for name, values in looked.items()})
 
-    def read(self, *more: Tensor) -> list[NDArray[np.float32]]:
-        """The one device → host read: what was not read yet, and what else is asked for, each [B]."""
+    def read(self, *more: Tensor) -> list[Tensor]:
+        """The one device → host read: what was not read yet, and what else is asked for, each [B] → [B] float32."""
         unread, self._unread = self._unread, []
         self._unchecked += unread
-        if len(unread) == 1 and not more:
-            self._keep(unread[0], _packed(unread[0].parts).cpu().numpy())
+        if len(unread) == 1 and not more and unread[0].rows is None:
+            self._into[unread[0].call].copy_(_packed(unread[0].parts))
             return []
-        packed = [_packed(noted.parts) for noted in unread]
-        together = torch.cat([part.flatten().float() for part in (*packed, *more)]).cpu().numpy()
-        read = np.split(together, np.cumsum([part.numel() for part in (*packed, *more)])[:-1])
-        for noted, part, values in zip(unread, packed, read, strict=False):
-            self._keep(noted, values.reshape(part.shape))
-        return read[len(unread) :]
-
-    def _keep(self, noted: _Noted, values: NDArray[np.floating]) -> None:
-        """Put what was read, [R, numbers], where it belongs."""
-        into = self._numbers[:, noted.call - 1] if noted.call else self.features[ROOT]
-        into[noted.rows] = values
+        parts = [*(_packed(noted.parts) for noted in unread), *more]
+        together = torch.cat([part.flatten().float() for part in parts]).cpu()
+        read = together.split([part.numel() for part in parts])
+        for noted, part, values in zip(unread, parts, read, strict=False):
+            into = self._into[noted.call]
+            into[slice(None) if noted.rows is None else noted.rows] = values.view(part.shape)
+        return list(read[len(unread) :])
 
     def _check(self) -> None:
         """Refuse NaN in what was read since the last time.
@@ -145,8 +156,8 @@ class RoundReading:
         """
         unchecked, self._unchecked = self._unchecked, []
         for call, rows, _ in unchecked:
-            values = self._numbers[rows, call - 1] if call else self.features[ROOT][rows]
-            missing = np.isnan(values)
+            values = self._into[call].numpy()
+            missing = np.isnan(values if rows is None else values[rows])
             if missing.any():
                 self._unchecked = unchecked  # who looks again is told again
                 if call == 0:

@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 
 Confidences = NDArray[np.float16]
 FeatureValues = Mapping[str, NDArray[Any]]
-Look = tuple[Confidences, FeatureValues]
-"""Confidences [max_depth, top_k] and features of one state, where levels not drafted may hold anything."""
+Look = tuple[NDArray[np.floating], FeatureValues]
+"""Confidences [max_depth, top_k] and features of one state, where levels not drafted may hold anything; of float16 or
+wider types, the numbers being rounded to float16 in any case."""
 
 
 class NodeCounts(NamedTuple):
