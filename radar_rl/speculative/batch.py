@@ -117,7 +117,7 @@ class SpeculativeBatch:
             ),
         )
         self._target_cache, self.draft_cache = caches[0].fresh(), caches[1].fresh()
-        self._reading = RoundReading(len(prompts), self.max_depth, top_k, self._asked)
+        self._reading = RoundReading(len(prompts), self.max_depth, top_k, self._asked.names, feature_dim)
         self._in_round = False
         with torch.inference_mode():
             last = [self._prefill(i, torch.tensor(list(ids), device=device)) for i, ids in enumerate(prompts)]

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from radar_rl.errors import ModelOutputError
-from radar_rl.speculative.features import FEATURES, Features
+from radar_rl.speculative.features import FEATURES
 from radar_rl.speculative.history import History
 from radar_rl.speculative.state import Confidences, FeatureValues, Look
 
@@ -32,7 +32,8 @@ class RoundReading:
     Args:
         texts: how many they are at most.
         max_depth, top_k: most draft calls in the round; beam width.
-        features: which features there are.
+        features: names of those that there are, in the order of ``FEATURES``.
+        feature_dim: of those that are projected.
 
     Attributes:
         confidences: [texts, max_depth, top_k] float32, rounded to float16; of calls not read yet in this round they mean
@@ -41,20 +42,26 @@ class RoundReading:
         number: of the round, from 1.
     """
 
-    def __init__(self, texts: int, max_depth: int, top_k: int, features: Features) -> None:
-        sizes = {"max_depth": max_depth, "top_k": top_k, "feature_dim": features.feature_dim}
-        self._called = tuple(name for name in features.names if FEATURES[name].per_call)
-        widths = [top_k, *(prod(FEATURES[name].shape(**sizes)[1:]) for name in self._called)]
+    def __init__(
+        self, texts: int, max_depth: int, top_k: int, features: Sequence[str] = (), feature_dim: int = 0
+    ) -> None:
+        shapes = {
+            name: FEATURES[name].shape(max_depth=max_depth, top_k=top_k, feature_dim=feature_dim) for name in features
+        }
+        self._called = tuple(name for name in features if FEATURES[name].per_call)
+        widths = [top_k, *(prod(shapes[name][1:]) for name in self._called)]
         self._ends = np.cumsum(widths).tolist()
         # What a call tells lies together, as it comes from the device. Tensors, and the same memory as arrays.
         self._calls = torch.zeros(max_depth, texts, self._ends[-1])
-        self._root = torch.zeros(texts, features.feature_dim)
+        self._root = torch.zeros(texts, feature_dim)
         numbers = self._calls.numpy().swapaxes(0, 1)
         self.confidences: NDArray[np.float32] = numbers[:, :, :top_k]
-        self.features = features.empty(texts, max_depth, top_k)
+        self.features: dict[str, NDArray[Any]] = {
+            name: np.zeros((texts, *shape), FEATURES[name].dtype) for name, shape in shapes.items()
+        }
         for name, start, stop in zip(self._called, self._ends, self._ends[1:], strict=False):
             values = numbers[:, :, start:stop]
-            self.features[name] = values if self.features[name].ndim == 3 else values[:, :, 0]
+            self.features[name] = values if len(shapes[name]) == 2 else values[:, :, 0]
         if ROOT in self.features:
             self.features[ROOT] = self._root.numpy()
         self._views = [
@@ -101,9 +108,8 @@ class RoundReading:
     def look(self, row: int, number: int, check: bool = True) -> Look:
         """Confidences and features of one text, not copied: of calls above those made they mean nothing.
 
-        Numbers are wide, float32, as it is decided from them, but rounded to float16 as a trace stores them. They change
-        with the next call that is read. In a round it is the same object whenever one looks, and in no
-        other round.
+        Numbers are wide, float32, as it is decided from them, but rounded to float16 as a trace stores them. They
+        change with the next call that is read. In a round it is the same object whenever one looks, and in no other.
 
         Args:
             row: which text.

@@ -27,8 +27,10 @@ def network(
 ) -> LearnedPolicy:
     generator = np.random.default_rng(seed)
     sizes = [spec.size, *hidden, 2]
-    shapes = list(pairwise(sizes))
-    layers = [(generator.normal(size=(out, into)) / into**0.5, 0.1 * generator.normal(size=out)) for into, out in shapes]
+    layers = [
+        (generator.normal(size=(out, into)) / into**0.5, 0.1 * generator.normal(size=out))
+        for into, out in pairwise(sizes)
+    ]
     layers[-1][1][1] += towards_going
     return LearnedPolicy("n", spec, [(weight.astype(np.float32), bias.astype(np.float32)) for weight, bias in layers])
 
