@@ -1,4 +1,4 @@
-"""``radar-rl bench decide``: what a decision costs in the decode loop, ours beside RADAR's network as its authors run it.
+"""``radar-rl bench decide``: a decision in the decode loop, ours beside RADAR's network as its authors run it.
 
 Every way is asked in a loop of its own over the same texts, after every draft call but the last, and the round goes on
 whatever it says: all are asked alike often, with caches as a draft call left them. Timed is all that a decision adds:
@@ -50,7 +50,7 @@ class AsPublished(MemorylessPolicy):
         policy: whose weights; the network is run on the CPU.
     """
 
-    name = "RADAR's network, as its authors run it"
+    name = "RADAR's network, as published"
 
     def __init__(self, policy: RadarPolicy) -> None:
         weights = {name: torch.from_numpy(values) for name, values in policy.weights.items()}

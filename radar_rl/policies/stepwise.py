@@ -71,9 +71,8 @@ class Stepwise:
             None where the state does not hold what the observation needs, in the shapes that it needs.
         """
         seen, depth = state.look(check=False), state.depth
-        if seen is not self._seen:
-            if not self._begin(seen):
-                return None
+        if seen is not self._seen and not self._begin(seen):
+            return None
         if depth > self._known:
             confidences, features = seen
             for call in range(self._known, depth):

@@ -407,7 +407,8 @@ class SpeculativeBatch:
         ]
 
     def _sources_of(self, number: int, row: int, depth: int) -> NodeCounts:
-        if not self._in_round or (number, depth) != (self._reading.number, self._growth.depths[row] if self._growth else 0):
+        newest = (self._reading.number, self._calls()[row])
+        if not self._in_round or (number, depth) != newest:
             raise RuntimeError("a state's sources were looked at after its tree had grown or been verified")
         if self._node_counts is None:
             with torch.inference_mode():
