@@ -27,12 +27,13 @@ from radar_rl.policies.protocol import MemorylessPolicy
 from radar_rl.policies.recurrent import weight_shapes
 from radar_rl.progress import track
 from radar_rl.runtime.decide import decide
-from radar_rl.runtime.decoder import features_of
+from radar_rl.runtime.decoder import features_of, judged
 from radar_rl.runtime.models import pair_from_config
 from radar_rl.runtime.profiler import clock, random_network
 from radar_rl.runtime.published import load_published
 from radar_rl.speculative import DraftState, Pair, SpeculativeBatch
 from radar_rl.speculative.features import FEATURES
+from radar_rl.speculative.text import DraftOptions
 
 EVERYTHING = ("confidences", "depth", *FEATURES)
 NEWEST = 2
@@ -149,12 +150,18 @@ def measure(
         max_depth, top_k, tree_size, max_new_tokens: see ``DraftOptions``.
         repeats: passes that count; one before them warms up.
     """
+    shape: DraftOptions = {
+        "max_depth": max_depth,
+        "top_k": top_k,
+        "tree_size": tree_size,
+        "max_new_tokens": max_new_tokens,
+    }
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for number in track(range(repeats + 1), repeats + 1, "bench decide"):
         for prompt in prompts:
             for name, (policy, _) in ways.items():
-                shape = {"max_depth": max_depth, "top_k": top_k, "tree_size": tree_size}
-                batch = SpeculativeBatch(pair, [prompt], max_new_tokens=max_new_tokens, **shape, **features_of(policy))
+                asked: DraftOptions = {**features_of(policy), **judged(pair, policy), **shape}
+                batch = SpeculativeBatch(pair, [prompt], **asked)
                 taken = _decisions(pair, batch, policy)
                 if number > 0:
                     seconds[name] += taken

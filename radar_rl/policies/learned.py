@@ -11,6 +11,7 @@ from radar_rl.errors import ArtifactError
 from radar_rl.policies.observation import ObservationSpec
 from radar_rl.policies.protocol import CONTINUE, STOP, MemorylessPolicy, States
 from radar_rl.policies.stepwise import Stepwise
+from radar_rl.speculative.judging import UNSURE
 from radar_rl.speculative.state import DraftState
 
 Layer = tuple[NDArray[np.float32], NDArray[np.float32]]
@@ -63,6 +64,9 @@ class LearnedPolicy(MemorylessPolicy):
         """
         if state.depth < self.asks_from:
             return CONTINUE  # without a look: on a GPU, without a read from the device
+        verdict = state.verdict(self.layers)
+        if verdict is not None:
+            return super().act(state) if verdict == UNSURE else verdict
         if self._stepwise is None:
             self._stepwise = Stepwise(self.spec, self.layers)
         outputs = self._stepwise.outputs(state)

@@ -23,7 +23,7 @@ def decide(policies: Sequence[Policy], states: Sequence[DraftState]) -> list[int
     if len(states) == 1:
         return [policies[0].act(states[0])]
     first = policies[0]
-    if not isinstance(first, MemorylessPolicy) or not _together(first, len(states)):
+    if not isinstance(first, MemorylessPolicy) or not _together(first, len(states), states[0]):
         return [policy.act(state) for policy, state in zip(policies, states, strict=True)]
     if states[0].depth < first.asks_from:
         return [CONTINUE] * len(states)
@@ -31,8 +31,8 @@ def decide(policies: Sequence[Policy], states: Sequence[DraftState]) -> list[int
     return [CONTINUE if go else STOP for go in going]
 
 
-def _together(policy: MemorylessPolicy, texts: int) -> bool:
-    """Whether one look at all texts decides as ``act`` does for each, and sooner."""
+def _together(policy: MemorylessPolicy, texts: int, state: DraftState) -> bool:
+    """Whether one look at all texts decides as ``act`` does for each, and sooner; not where it is decided already."""
     if isinstance(policy, LearnedPolicy):
-        return texts > FEW
+        return texts > FEW and state.verdict(policy.layers) is None
     return type(policy).act is MemorylessPolicy.act

@@ -8,7 +8,9 @@ from typing import Unpack
 import torch
 
 from radar_rl.errors import ArtifactError, ModelOutputError, check_whole
+from radar_rl.policies.learned import LearnedPolicy
 from radar_rl.policies.observation import ObservationSpec
+from radar_rl.policies.on_device import OnDevice
 from radar_rl.policies.protocol import CONTINUE, MemorylessPolicy, Policy
 from radar_rl.policies.switching import SwitchingPolicy
 from radar_rl.runtime.decide import decide
@@ -83,7 +85,7 @@ class SpeculativeDecoder:
         self.pair, self.policy, self.max_depth, self.top_k = pair, policy, max_depth, top_k
         self.tree_size, self.widen_first_level, self.draft_source = tree_size, widen_first_level, draft_source
         # Where n-grams draft alone the policy is never asked.
-        self._seen: DraftOptions = {} if draft_source == "ngram" else features_of(policy)
+        self._seen: DraftOptions = {} if draft_source == "ngram" else features_of(policy) | judged(pair, policy)
 
     def start(self, prompt_ids: Sequence[int], **options: Unpack[Options]) -> SpeculativeSession:
         """Prefill a prompt; the session is what ``rounds`` decodes."""
@@ -190,6 +192,13 @@ def features_of(policy: Policy) -> DraftOptions:
     # A rule looks at columns that nothing projects.
     features = policy.features if isinstance(policy, MemorylessPolicy | SwitchingPolicy) else ()
     return {"features": features} if features else {}
+
+
+def judged(pair: Pair, policy: Policy) -> DraftOptions:
+    """Where a pair is on a GPU, a learned policy is evaluated there, in the draft calls' own passes."""
+    if pair.target.device.type != "cuda" or not isinstance(policy, LearnedPolicy):
+        return {}
+    return {"judge": OnDevice(policy, pair.target.device)}
 
 
 def autoregressive(

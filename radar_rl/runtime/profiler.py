@@ -15,7 +15,7 @@ from radar_rl.errors import ConfigError
 from radar_rl.policies import LearnedPolicy, ObservationSpec
 from radar_rl.runtime.artifact import check_pair
 from radar_rl.runtime.decide import decide
-from radar_rl.runtime.decoder import autoregressive
+from radar_rl.runtime.decoder import autoregressive, judged
 from radar_rl.runtime.models import inflated_shape, pair_from_config
 from radar_rl.speculative.hardware import HardwareProfile
 from radar_rl.speculative.pair import Pair, pair_identities
@@ -50,7 +50,13 @@ def measure(
         counted = repeat >= 2
         for size in sizes:
             session = SpeculativeSession(
-                pair, prompt, max_new_tokens=room, max_depth=max_depth, top_k=top_k, tree_size=size
+                pair,
+                prompt,
+                max_new_tokens=room,
+                max_depth=max_depth,
+                top_k=top_k,
+                tree_size=size,
+                **judged(pair, network),
             )
             for number in range(ROUNDS + 1):
                 if session.finished:

@@ -36,8 +36,8 @@ class RoundReading:
         feature_dim: of those that are projected.
 
     Attributes:
-        confidences: [texts, max_depth, top_k] float32, rounded to float16; of calls not read yet in this round they mean
-            nothing.
+        confidences: [texts, max_depth, top_k] float32, rounded to float16; of calls not read yet in this round they
+            mean nothing.
         features: by name, [texts, …], likewise.
         number: of the round, from 1.
     """
@@ -102,8 +102,15 @@ class RoundReading:
             scores: [R, top_k], the newest beam's.
             features: by name, [R, …], of all that have numbers for every call.
         """
+        self._note(call, rows, (scores, *(features[name] for name in self._called)))
+
+    def note_packed(self, call: int, rows: Sequence[int], numbers: Tensor) -> None:
+        """As ``note_call``, of numbers that are ``packed`` already: [R, numbers]."""
+        self._note(call, rows, (numbers,))
+
+    def _note(self, call: int, rows: Sequence[int], parts: tuple[Tensor, ...]) -> None:
         which = None if len(rows) == self._texts else list(rows)
-        self._unread.append(_Noted(call, which, (scores, *(features[name] for name in self._called))))
+        self._unread.append(_Noted(call, which, parts))
 
     def look(self, row: int, number: int, check: bool = True) -> Look:
         """Confidences and features of one text, not copied: of calls above those made they mean nothing.
@@ -144,9 +151,9 @@ class RoundReading:
         unread, self._unread = self._unread, []
         self._unchecked += unread
         if len(unread) == 1 and not more and unread[0].rows is None:
-            self._into[unread[0].call].copy_(_packed(unread[0].parts))
+            self._into[unread[0].call].copy_(packed(unread[0].parts))
             return []
-        parts = [*(_packed(noted.parts) for noted in unread), *more]
+        parts = [*(packed(noted.parts) for noted in unread), *more]
         together = torch.cat([part.flatten().float() for part in parts]).cpu()
         read = together.split([part.numel() for part in parts])
         for noted, part, values in zip(unread, parts, read, strict=False):
@@ -174,8 +181,8 @@ class RoundReading:
                 raise ModelOutputError(f"the draft head's {self._called[part - 1]} is NaN in draft call {call}")
 
 
-def _packed(parts: Sequence[Tensor]) -> Tensor:
-    """Numbers of some texts side by side: [R] or [R, n] each → [R, numbers] float16."""
+def packed(parts: Sequence[Tensor]) -> Tensor:
+    """Scores and features of some texts side by side: [R] or [R, n] each → [R, numbers] float16."""
     if len(parts) == 1:
         return parts[0].half()
     return torch.cat([(part if part.ndim == 2 else part.unsqueeze(1)).half() for part in parts], dim=1)

@@ -39,7 +39,7 @@ class DraftState:
             sources first, and one read does for both.
     """
 
-    __slots__ = ("_confidences", "_features", "_look", "_sources", "depth", "max_depth", "position")
+    __slots__ = ("_confidences", "_features", "_look", "_sources", "_verdict", "depth", "max_depth", "position")
 
     def __init__(
         self,
@@ -50,11 +50,12 @@ class DraftState:
         sources: Callable[[], NodeCounts] | None = None,
         features: FeatureValues | Callable[[], FeatureValues] | None = None,
         look: Callable[[bool], Look] | None = None,
+        verdict: Callable[[object], int | None] | None = None,
     ) -> None:
         self.position, self.depth, self.max_depth = position, depth, max_depth
         self._confidences, self._sources = confidences, sources
         self._features: FeatureValues | Callable[[], FeatureValues] = {} if features is None else features
-        self._look = look
+        self._look, self._verdict = look, verdict
 
     @property
     def confidences(self) -> Confidences:
@@ -83,6 +84,17 @@ class DraftState:
             RuntimeError, ModelOutputError: as for ``confidences``.
         """
         return (self.confidences, self.features) if self._look is None else self._look(check)
+
+    def verdict(self, asker: object) -> int | None:
+        """What was decided on the device: a flag of ``radar_rl.speculative.judging``, the only number that is read.
+
+        Args:
+            asker: the object that the decision would be for.
+
+        Returns:
+            None where nothing was decided for it.
+        """
+        return None if self._verdict is None else self._verdict(asker)
 
     @property
     def sources(self) -> NodeCounts | None:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from radar_rl.speculative.history import no_rounds
+from radar_rl.speculative.judging import Judge
 from radar_rl.speculative.ngram import NgramIndex
 from radar_rl.speculative.sampling import PositionNoise
 from radar_rl.speculative.tree import DraftTree, Nodes
@@ -52,6 +53,7 @@ class DraftOptions(Options, total=False):
             draft calls; or ``hybrid``, both in one tree of ``tree_size`` nodes (``head``).
         features: what a policy may look at beside the confidences, names of ``FEATURES`` (none).
         feature_dim, feature_seed: of the features that are projected (0).
+        judge: decides on the device (none).
     """
 
     max_depth: int
@@ -62,6 +64,7 @@ class DraftOptions(Options, total=False):
     features: Sequence[str]
     feature_dim: int
     feature_seed: int
+    judge: Judge | None
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,12 @@
 
 import copy
 import tracemalloc
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from stepwise_network import EVERYTHING, GOING, made_up, network
 
 from radar_rl.errors import InputError, ModelOutputError
 from radar_rl.policies import CONTINUE, LearnedPolicy, ObservationSpec, States
@@ -15,24 +15,9 @@ from radar_rl.policies.stepwise import Stepwise
 from radar_rl.runtime.decide import decide
 from radar_rl.runtime.decoder import features_of
 from radar_rl.speculative import Pair, SpeculativeBatch
-from radar_rl.speculative.features import FEATURES
 from radar_rl.speculative.state import DraftState
 
-EVERYTHING = ("confidences", "depth", *FEATURES)
 DEPTHS = range(1, 5)
-
-
-def network(
-    spec: ObservationSpec, hidden: tuple[int, ...] = (16, 8), seed: int = 0, towards_going: float = 0.0
-) -> LearnedPolicy:
-    generator = np.random.default_rng(seed)
-    sizes = [spec.size, *hidden, 2]
-    layers = [
-        (generator.normal(size=(out, into)) / into**0.5, 0.1 * generator.normal(size=out))
-        for into, out in pairwise(sizes)
-    ]
-    layers[-1][1][1] += towards_going
-    return LearnedPolicy("n", spec, [(weight.astype(np.float32), bias.astype(np.float32)) for weight, bias in layers])
 
 
 def torch_outputs(policy: LearnedPolicy, observation: np.ndarray) -> np.ndarray:
@@ -43,19 +28,6 @@ def torch_outputs(policy: LearnedPolicy, observation: np.ndarray) -> np.ndarray:
         modules += [linear, torch.nn.ReLU()]
     with torch.no_grad():
         return torch.nn.Sequential(*modules[:-1])(torch.from_numpy(observation)).numpy()
-
-
-def made_up(rows: int, spec: ObservationSpec) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    generator = np.random.default_rng(7)
-    sizes = {"max_depth": spec.max_depth, "top_k": spec.top_k, "feature_dim": spec.feature_dim}
-    confidences = -np.sort(generator.exponential(9.0, (rows, spec.max_depth, spec.top_k)), axis=2)
-    confidences[::5, :, -1] = -np.inf
-    features = {}
-    for name in spec.looks_at:
-        feature = FEATURES[name]
-        low, high = max(feature.low, -30.0), min(feature.high, 30.0)
-        features[name] = generator.uniform(low, high, (rows, *feature.shape(**sizes))).astype(feature.dtype)
-    return confidences.astype(np.float16), features
 
 
 @pytest.mark.parametrize("hidden", [(), (16,), (16, 8)])
@@ -86,10 +58,6 @@ def test_outputs_are_those_of_the_network_over_the_observation(spec: Observation
             np.testing.assert_allclose(found, torch_outputs(policy, observed)[0], atol=1e-5, rtol=1e-5)
             continues = policy.continues(States(confidences[row : row + 1], np.array([depth]), alone))[0]
             assert (policy.act(DraftState(0, depth, 4, confidences[row], features=of_row)) == CONTINUE) == continues
-
-
-GOING = {None: 5.0, 2: -4.0}
-"""What makes random networks of this seed both stop and go on."""
 
 
 @pytest.mark.parametrize("newest", [None, 2])

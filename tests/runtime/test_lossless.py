@@ -1,4 +1,4 @@
-"""A decision never changes the text: any stop rule, any network, any depths; greedy and sampled, alone and beside others."""
+"""A decision never changes the text: any rule, any network, any depths; greedy and sampled, alone and in a batch."""
 
 import hashlib
 from dataclasses import dataclass
