@@ -48,11 +48,13 @@ class LearnedPolicy(MemorylessPolicy):
         self.layers = [(np.ascontiguousarray(weight.T), bias) for weight, bias in layers]
         self._stepwise: Stepwise | None = None
 
+    def __getstate__(self) -> dict[str, object]:
+        """What a copy takes along: not the arrays of the text at hand, which are parts of one another."""
+        return self.__dict__ | {"_stepwise": None}
+
     def __deepcopy__(self, memo: dict[int, object]) -> "LearnedPolicy":
         """A copy for another text: it shares the weights, which nobody changes."""
-        other = copy.copy(self)
-        other._stepwise = None
-        return other
+        return copy.copy(self)
 
     def act(self, state: DraftState) -> int:
         """STOP or CONTINUE for one state; a round asked about call by call is read once, into arrays that are there.

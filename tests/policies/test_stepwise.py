@@ -1,6 +1,7 @@
 """A policy asked call by call decides what its network, and ``continues``, say of the whole observation."""
 
 import copy
+import pickle
 import tracemalloc
 from typing import Any
 
@@ -100,6 +101,8 @@ def test_nothing_of_one_text_reaches_another() -> None:
     assert [policy.act(state) for state in states] == fresh
     assert 0 < sum(fresh) < len(fresh)
     assert copy.deepcopy(policy).layers[0][0] is policy.layers[0][0]
+    carried = pickle.loads(pickle.dumps(policy))  # noqa: S301 as a sweep carries it to another process
+    assert [carried.act(state) for state in states] == fresh
 
 
 def test_a_decision_makes_no_arrays() -> None:
