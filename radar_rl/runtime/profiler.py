@@ -20,6 +20,7 @@ from radar_rl.runtime.models import inflated_shape, pair_from_config
 from radar_rl.speculative.hardware import HardwareProfile
 from radar_rl.speculative.pair import Pair, pair_identities
 from radar_rl.speculative.session import SpeculativeSession
+from radar_rl.speculative.text import DraftOptions
 
 PROMPT_TOKENS = 96
 ROUNDS = 4
@@ -49,15 +50,9 @@ def measure(
     for repeat in range(repeats + 2):  # the first two warm caches and allocators
         counted = repeat >= 2
         for size in sizes:
-            session = SpeculativeSession(
-                pair,
-                prompt,
-                max_new_tokens=room,
-                max_depth=max_depth,
-                top_k=top_k,
-                tree_size=size,
-                **judged(pair, network),
-            )
+            asked: DraftOptions = {**judged(pair, network), "max_new_tokens": room, "tree_size": size}
+            asked |= {"max_depth": max_depth, "top_k": top_k}
+            session = SpeculativeSession(pair, prompt, **asked)
             for number in range(ROUNDS + 1):
                 if session.finished:
                     break
