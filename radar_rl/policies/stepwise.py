@@ -42,13 +42,19 @@ class Stepwise:
         shown_weight = _rows(weight, rows)
         width = sum(part.width for part in called)
         numbers = np.zeros(spec.max_depth * width, dtype=np.float32)
+        # Where every call has its own place, what the calls so far add up to is kept: each is multiplied once. Where
+        # the newest stands first, weights change with every call, and all that are shown are multiplied together.
+        self._sums = np.zeros((spec.max_depth + 1, len(bias)), np.float32) if spec.newest is None else None
         self._calls, self._windows = [], [(numbers[:0], shown_weight[:0])]
         for call in range(1, spec.max_depth + 1):
-            newest_first = spec.newest is not None
-            own = spec.max_depth - call if newest_first else call - 1
-            first, shown = (own, min(call, spec.calls)) if newest_first else (0, call)
-            self._calls.append(_Block(called, numbers[own * width : (own + 1) * width]))
-            self._windows.append((numbers[first * width : (first + shown) * width], shown_weight[: shown * width]))
+            own = call - 1 if spec.newest is None else spec.max_depth - call
+            block = numbers[own * width : (own + 1) * width]
+            self._calls.append(_Block(called, block))
+            if spec.newest is None:
+                self._windows.append((block, shown_weight[own * width : (own + 1) * width]))
+            else:
+                shown = min(call, spec.calls) * width
+                self._windows.append((numbers[own * width : own * width + shown], shown_weight[:shown]))
         root = np.zeros(sum(part.width for part in rooted), dtype=np.float32)
         self._root, self._root_weight = _Block(rooted, root), _rows(weight, [_places(part) for part in rooted])
         self._of_root = np.zeros_like(bias)
@@ -74,20 +80,31 @@ class Stepwise:
         if seen is not self._seen and not self._begin(seen):
             return None
         if depth > self._known:
-            confidences, features = seen
-            for call in range(self._known, depth):
-                self._calls[call].fill_call(call, confidences, features)
-            self._known = depth
-        numbers, weight = self._windows[depth]
+            self._read(depth, seen)
         first = self._first
-        np.dot(numbers, weight, out=first)
-        np.add(first, self._after[depth], out=first)
+        if self._sums is not None:
+            np.add(self._sums[depth], self._after[depth], out=first)
+        else:
+            numbers, weight = self._windows[depth]
+            np.dot(numbers, weight, out=first)
+            np.add(first, self._after[depth], out=first)
         if len(self._root_weight):
             np.add(first, self._of_root, out=first)
         for before, weight, after in self._steps:
             np.maximum(before, ZERO, out=before)  # lets NaN through
             np.dot(before, weight, out=after)
         return self._last
+
+    def _read(self, depth: int, seen: Look) -> None:
+        """Take in the calls up to ``depth`` that were not seen yet."""
+        confidences, features = seen
+        for call in range(self._known, depth):
+            self._calls[call].fill_call(call, confidences, features)
+            if self._sums is not None:
+                numbers, weight = self._windows[call + 1]
+                np.dot(numbers, weight, out=self._sums[call + 1])
+                np.add(self._sums[call + 1], self._sums[call], out=self._sums[call + 1])
+        self._known = depth
 
     def _begin(self, seen: Look) -> bool:
         """Another round, or a state from elsewhere: whether it holds what the observation needs."""

@@ -51,9 +51,11 @@ class RoundReading:
         self._called = tuple(name for name in features if FEATURES[name].per_call)
         widths = [top_k, *(prod(shapes[name][1:]) for name in self._called)]
         self._ends = np.cumsum(widths).tolist()
-        # What a call tells lies together, as it comes from the device. Tensors, and the same memory as arrays.
-        self._calls = torch.zeros(max_depth, texts, self._ends[-1])
-        self._root = torch.zeros(texts, feature_dim)
+        # What a call tells lies together, as it comes from the device, before call 1 what is told of the root: tensors,
+        # and the same memory as arrays.
+        dim = feature_dim if ROOT in features else 0
+        together = torch.zeros(max(1, max_depth), texts, dim + self._ends[-1])
+        self._first, self._root, self._calls = together[0], together[0, :, :dim], together[:max_depth, :, dim:]
         numbers = self._calls.numpy().swapaxes(0, 1)
         self.confidences: NDArray[np.float32] = numbers[:, :, :top_k]
         self.features: dict[str, NDArray[Any]] = {
@@ -152,6 +154,9 @@ class RoundReading:
         self._unchecked += unread
         if len(unread) == 1 and not more and unread[0].rows is None:
             self._into[unread[0].call].copy_(packed(unread[0].parts))
+            return []
+        if not more and [noted[:2] for noted in unread] == [(0, None), (1, None)]:  # a round's first look
+            self._first[: self._texts].copy_(packed([*unread[0].parts, *unread[1].parts]))
             return []
         parts = [*(packed(noted.parts) for noted in unread), *more]
         together = torch.cat([part.flatten().float() for part in parts]).cpu()
