@@ -36,6 +36,7 @@ VERBS = {
     "convert": "radar_rl.runtime.convert:convert",
     "train-pair": "radar_rl.zoo.train_pair:train_pair",
     "bench-round": "radar_rl.benchmarks.round:bench_round",
+    "bench-decide": "radar_rl.benchmarks.decide:bench_decide",
     "bench-hybrid": "radar_rl.benchmarks.hybrid:bench_hybrid",
     "bench-collect": "radar_rl.benchmarks.collect:bench_collect",
     "bench-features": "radar_rl.benchmarks.features:bench_features",

@@ -24,6 +24,7 @@ SMALL = {
     "rollout": ["episodes=3"],
     "decode": ["max_new_tokens=12"],
     "bench round": ["max_new_tokens=12", "max_depth=2"],
+    "bench decide": ["max_new_tokens=6", "max_depth=2", "repeats=1"],
     "bench hybrid": ["max_new_tokens=12", "max_depth=2"],
     "bench collect": ["limit=1", "slow_limit=1", "max_new_tokens=8", "max_depth=3"],
     "bench features": ["max_new_tokens=12", "max_depth=2"],

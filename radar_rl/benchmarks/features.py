@@ -138,7 +138,15 @@ def _along(
         cache.lengths = [root]
         position, before = torch.tensor([root], device=device), read[root - 1 : root]
         alone, kept = (
-            TreeGrowth(pair.head, LiveSlots(cache), position, hidden[root - 1 : root], **shape, keep_newest=keep)
+            TreeGrowth(
+                pair.head,
+                LiveSlots(cache),
+                position,
+                hidden[root - 1 : root],
+                top_k=shape["top_k"],
+                max_depth=max_depth,
+                keep_newest=keep,
+            )
             for keep in (False, True)
         )
         while alone.depth < max_depth:

@@ -166,7 +166,7 @@ def soak(
     relay = Relay(policies, seen, draw)
     # Each is made for a policy that looks at everything, so that any other may take its place.
     decoders = [
-        SpeculativeDecoder(pair, relay, max_depth=MAX_DEPTH, top_k=TOP_K, draft_source=source)
+        SpeculativeDecoder(pair, relay, max_depth=MAX_DEPTH, top_k=TOP_K, draft_source=source, strict=True)
         for source in DRAFT_SOURCES
     ]
     forgetful = [policy for policy in policies if not getattr(policy, "remembers", False)]
@@ -221,12 +221,14 @@ def warm_up(pair: Pair, prompts: Sequence[Sequence[int]], max_new_tokens: int, s
     """
     longest = max(prompts, key=len)
     for source in DRAFT_SOURCES:
-        decoder = SpeculativeDecoder(pair, StaticDepth(MAX_DEPTH), draft_source=source)
+        decoder = SpeculativeDecoder(pair, StaticDepth(MAX_DEPTH), draft_source=source, strict=True)
         decoder.generate_batch([longest] * LARGEST_BATCH, max_new_tokens=max_new_tokens)
     sizes = range(2, shapes + 1) if pair.target.device.type == "cpu" else range(0)
     widest = len(pair.head.draft_to_target)
     for size in track(sizes, len(sizes), "bench soak: shapes"):
-        decoder = SpeculativeDecoder(pair, StaticDepth(2), max_depth=2, top_k=min(size, widest), tree_size=size)
+        decoder = SpeculativeDecoder(
+            pair, StaticDepth(2), max_depth=2, top_k=min(size, widest), tree_size=size, strict=True
+        )
         decoder.generate(prompts[0], max_new_tokens=4)
 
 

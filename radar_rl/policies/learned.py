@@ -1,5 +1,6 @@
 """A learned policy: a small multilayer perceptron over the observation, evaluated in NumPy (no framework overhead)."""
 
+import copy
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -8,7 +9,10 @@ from numpy.typing import NDArray
 
 from radar_rl.errors import ArtifactError
 from radar_rl.policies.observation import ObservationSpec
-from radar_rl.policies.protocol import MemorylessPolicy, States
+from radar_rl.policies.protocol import CONTINUE, STOP, MemorylessPolicy, States
+from radar_rl.policies.stepwise import Stepwise
+from radar_rl.speculative.judging import UNSURE
+from radar_rl.speculative.state import DraftState
 
 Layer = tuple[NDArray[np.float32], NDArray[np.float32]]
 
@@ -43,6 +47,38 @@ class LearnedPolicy(MemorylessPolicy):
             raise ArtifactError("policy network: weights are not finite")
         self.name, self.spec, self.features, self.asks_from = name, spec, spec.looks_at, asks_from
         self.layers = [(np.ascontiguousarray(weight.T), bias) for weight, bias in layers]
+        self._stepwise: Stepwise | None = None
+
+    def __getstate__(self) -> dict[str, object]:
+        """What a copy takes along: not the arrays of the text at hand, which are parts of one another."""
+        return self.__dict__ | {"_stepwise": None}
+
+    def __deepcopy__(self, memo: dict[int, object]) -> "LearnedPolicy":
+        """A copy for another text: it shares the weights, which nobody changes."""
+        return copy.copy(self)
+
+    def act(self, state: DraftState) -> int:
+        """STOP or CONTINUE for one state; a round asked about call by call is read once, into arrays that are there.
+
+        What ``continues`` decides, up to outputs that are equal within floating-point error.
+
+        Raises:
+            InputError, ModelOutputError: see ``ObservationSpec.build`` and ``DraftState``.
+        """
+        if state.depth < self.asks_from:
+            return CONTINUE  # without a look: on a GPU, without a read from the device
+        verdict = state.verdict(self.layers)
+        if verdict is not None:
+            return super().act(state) if verdict == UNSURE else verdict
+        if self._stepwise is None:
+            self._stepwise = Stepwise(self.spec, self.layers)
+        outputs = self._stepwise.outputs(state)
+        if outputs is None:
+            return super().act(state)  # tells what is wrong
+        stop, go = outputs.tolist()
+        if stop != stop or go != go:
+            return super().act(state)  # likewise, or the outputs overflow
+        return CONTINUE if go > stop else STOP
 
     def asking_from(self, draft_call: int) -> "LearnedPolicy":
         """The same network, asked from another draft call on."""

@@ -18,8 +18,8 @@ class States:
     """What is seen at N decisions, side by side.
 
     Attributes:
-        confidences: [N, max_depth, top_k] float16 cumulative log-probabilities; levels above ``depth`` may hold
-            anything and must not matter.
+        confidences: [N, max_depth, top_k] cumulative log-probabilities, float16 or wider numbers rounded to it; levels
+            above ``depth`` may hold anything and must not matter.
         depth: [N] draft calls made.
         features: by name, [N, …] of the shapes of ``radar_rl.speculative.features.FEATURES``; of calls above ``depth``
             likewise.
@@ -36,28 +36,29 @@ class States:
         Raises:
             InputError: one lacks a feature, or has it in another shape than the others.
         """
+        looks = [state.look() for state in states]
         return cls(
-            _side_by_side("confidences", [state.confidences for state in states]),
+            _side_by_side("confidences", [confidences for confidences, _ in looks]),
             np.array([state.depth for state in states]),
-            {name: _side_by_side(name, [feature_of(state, name) for state in states]) for name in features},
+            {name: _side_by_side(name, [feature_of(seen, name) for _, seen in looks]) for name in features},
         )
 
     def __len__(self) -> int:
         return len(self.depth)
 
 
-def feature_of(state: DraftState, name: str) -> NDArray[Any]:
+def feature_of(features: FeatureValues, name: str) -> NDArray[Any]:
     """A state's feature.
 
     Raises:
         InputError: it has none of this name.
     """
     try:
-        return state.features[name]
+        return features[name]
     except KeyError:
         raise InputError(
             f"the policy looks at {name!r}, which the text is not decoded with (there are: "
-            f"{', '.join(state.features) or 'none'}); decode with features=[{name}]"
+            f"{', '.join(features) or 'none'}); decode with features=[{name}]"
         ) from None
 
 
@@ -126,8 +127,9 @@ class MemorylessPolicy:
         """STOP or CONTINUE for one state."""
         if state.depth < self.asks_from:
             return CONTINUE  # without a look: on a GPU, without a read from the device
-        features = {name: feature_of(state, name)[None] for name in self.features}
-        alone = States(state.confidences[None], np.array([state.depth]), features)
+        confidences, seen = state.look()
+        features = {name: feature_of(seen, name)[None] for name in self.features}
+        alone = States(confidences[None], np.array([state.depth]), features)
         return CONTINUE if self.continues(alone)[0] else STOP
 
     def stop_depths(self, confidences: Confidences, features: FeatureValues | None = None) -> NDArray[np.int64]:

@@ -23,7 +23,7 @@ from radar_rl.errors import ArtifactError, InputError
 from radar_rl.policies.observation import NAN_SEEN
 from radar_rl.policies.protocol import CONTINUE, STOP, MemorylessPolicy, States
 from radar_rl.policies.random import coin
-from radar_rl.speculative.state import Confidences, DraftState, FeatureValues
+from radar_rl.speculative.state import Confidences, DraftState, FeatureValues, Look
 
 Array = NDArray[np.float32]
 
@@ -72,11 +72,12 @@ class RadarPolicy(MemorylessPolicy):
         stop, go = weights["mlp.3.weight"]
         self._outer, self._outer_bias = stop - go, weights["mlp.3.bias"][0] - weights["mlp.3.bias"][1]
         self._read: tuple[Array, Memory] | None = None
+        self._seen: Look | None = None
 
     def __deepcopy__(self, memo: dict[int, object]) -> "RadarPolicy":
         """A copy for another text: it shares the weights, which nobody changes."""
         other = copy.copy(self)
-        other._read = None
+        other._read = other._seen = None
         return other
 
     def stop_probability(self, states: NDArray[np.floating]) -> Array:
@@ -141,12 +142,13 @@ class RadarPolicy(MemorylessPolicy):
 
         The LSTM's memory of the levels read last is kept: asked again one call later, it reads one level.
         """
-        levels = self._state(state.confidences[: state.depth])
-        known, memory = 0, self._blank(1)
+        seen, known, memory = state.look(), 0, None
+        levels = self._state(seen[0][: state.depth])
         if self._read is not None:
             read, kept = self._read
-            if len(read) < len(levels) and np.array_equal(read, levels[: len(read)]):
+            if len(read) < len(levels) and (seen is self._seen or np.array_equal(read, levels[: len(read)])):
                 known, memory = len(read), kept
+        self._seen, memory = seen, self._blank(1) if memory is None else memory
         for level in levels[known:]:
             margin, memory = self._step(level[None], memory)
         self._read = (levels, memory)

@@ -14,7 +14,7 @@ from radar_rl.policies.observation import ObservationSpec
 from radar_rl.policies.protocol import CONTINUE, STOP, Policy
 from radar_rl.rollouts.payments import Payments
 from radar_rl.rollouts.sessions import Texts
-from radar_rl.runtime.decoder import decide
+from radar_rl.runtime.decide import decide
 
 Columns = dict[str, NDArray[Any]]
 

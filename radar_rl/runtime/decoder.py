@@ -10,11 +10,14 @@ from typing import Any, Self, Unpack
 import torch
 
 from radar_rl.errors import ConfigError, ModelOutputError, check_whole
+from radar_rl.policies.learned import LearnedPolicy
 from radar_rl.policies.observation import ObservationSpec
-from radar_rl.policies.protocol import CONTINUE, STOP, MemorylessPolicy, Policy, States
+from radar_rl.policies.on_device import OnDevice
+from radar_rl.policies.protocol import CONTINUE, MemorylessPolicy, Policy
 from radar_rl.policies.static import StaticDepth
 from radar_rl.policies.switching import SwitchingPolicy
 from radar_rl.runtime.artifact import Artifact, load_artifact
+from radar_rl.runtime.decide import decide
 from radar_rl.runtime.guard import Guard, Watch, misfit
 from radar_rl.speculative.batch import SpeculativeBatch
 from radar_rl.speculative.graphs import rounded
@@ -156,7 +159,10 @@ class SpeculativeDecoder:
         self._policy = policy
         self._decides = policy if reason is None else StaticDepth(self._guard.depth)
         # Where n-grams draft alone the policy is never asked.
-        self._seen: DraftOptions = {} if self.draft_source == "ngram" else features_of(self._decides)
+        if self.draft_source == "ngram":
+            self._seen: DraftOptions = {}
+        else:
+            self._seen = features_of(self._decides) | judged(self.pair, self._decides)
 
     def start(self, prompt_ids: Sequence[int], **options: Unpack[Options]) -> SpeculativeSession:
         """Prefill a prompt; the session is what ``rounds`` decodes."""
@@ -293,15 +299,11 @@ def _ask(policies: Sequence[Policy], states: Mapping[int, DraftState], rows: Seq
     return decide([policies[row] for row in rows], [states[row] for row in rows])
 
 
-def decide(policies: Sequence[Policy], states: Sequence[DraftState]) -> list[int]:
-    """STOP or CONTINUE for each text; copies of a memoryless policy without an ``act`` of its own decide together."""
-    first = policies[0]
-    if len(states) == 1 or not isinstance(first, MemorylessPolicy) or type(first).act is not MemorylessPolicy.act:
-        return [policy.act(state) for policy, state in zip(policies, states, strict=True)]
-    if states[0].depth < first.asks_from:
-        return [CONTINUE] * len(states)
-    going = first.continues(States.of(states, first.features))
-    return [CONTINUE if go else STOP for go in going]
+def judged(pair: Pair, policy: Policy) -> DraftOptions:
+    """Where a pair is on a GPU, a learned policy is evaluated there, in the draft calls' own passes."""
+    if pair.target.device.type != "cuda" or not isinstance(policy, LearnedPolicy):
+        return {}
+    return {"judge": OnDevice(policy, pair.target.device)}
 
 
 def autoregressive(

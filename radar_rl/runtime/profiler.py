@@ -14,12 +14,13 @@ from radar_rl import configs
 from radar_rl.errors import ConfigError
 from radar_rl.policies import LearnedPolicy, ObservationSpec
 from radar_rl.runtime.artifact import check_pair
-from radar_rl.runtime.decoder import autoregressive
+from radar_rl.runtime.decide import decide
+from radar_rl.runtime.decoder import autoregressive, judged
 from radar_rl.runtime.models import inflated_shape, pair_from_config
 from radar_rl.speculative.hardware import HardwareProfile, tree_nodes
 from radar_rl.speculative.pair import Pair, pair_identities
 from radar_rl.speculative.session import SpeculativeSession
-from radar_rl.speculative.state import DraftState
+from radar_rl.speculative.text import DraftOptions
 
 PROMPT_TOKENS = 96
 ROUNDS = 4
@@ -32,7 +33,8 @@ def measure(
     """Measure this machine with a pair: medians over ``repeats`` rounds of each kind, the kinds interleaved.
 
     Texts are random tokens: what they say changes no second. Verification is measured whole (selection, the target's
-    forward, acceptance, cache) at several node counts; rest is what a round takes beside its parts.
+    forward, acceptance, cache) at several node counts; a decision between two draft calls, of a network of the default
+    size; rest is what a round takes beside its parts.
     """
     generator = np.random.default_rng(seed)
     length = min(PROMPT_TOKENS, pair.max_positions // 4)
@@ -44,21 +46,24 @@ def measure(
     verify: dict[int, list[float]] = {size: [] for size in sizes}
     rest: list[float] = []
     alone: list[float] = []
+    decisions: list[float] = []
+    network = default_network(max_depth, top_k)
     for repeat in range(repeats + 2):  # the first two warm caches and allocators
         counted = repeat >= 2
         for size in sizes:
-            session = SpeculativeSession(
-                pair, prompt, max_new_tokens=room, max_depth=max_depth, top_k=top_k, tree_size=size
-            )
+            asked: DraftOptions = {**judged(pair, network), "max_new_tokens": room, "tree_size": size}
+            asked |= {"max_depth": max_depth, "top_k": top_k}
+            session = SpeculativeSession(pair, prompt, **asked)
             for number in range(ROUNDS + 1):
                 if session.finished:
                     break
-                parts, whole = _timed_round(session, max_depth)
+                parts, decided, whole = _timed_round(session, max_depth, network)
                 if counted and number > 0:  # the first round also lets the head read the prompt
                     for times, seconds in zip(draft, parts[:-1], strict=True):
                         times.append(seconds)
                     verify[size].append(parts[-1])
-                    rest.append(whole - sum(parts))
+                    rest.append(whole - sum(parts) - sum(decided))
+                    decisions += decided
         if counted:
             alone += _token_seconds(pair, prompt)
     where = f"{pair.target.device.type}, {platform.machine()}, {torch.get_num_threads()} threads"
@@ -67,7 +72,7 @@ def measure(
         draft_seconds=tuple(float(np.median(times)) for times in draft),
         verify_nodes=tuple(sizes),
         verify_seconds=tuple(float(np.median(verify[size])) for size in sizes),
-        decide_seconds=_decision_seconds(max_depth, top_k, repeats),
+        decide_seconds=float(np.median(decisions)) if decisions else 0.0,
         rest_seconds=max(0.0, float(np.median(rest))),
         autoregressive_seconds=float(np.median(alone)),
     )
@@ -80,17 +85,23 @@ def clock(pair: Pair) -> float:
     return time.perf_counter()
 
 
-def _timed_round(session: SpeculativeSession, max_depth: int) -> tuple[list[float], float]:
-    """Seconds of each draft call and of verification, and of the whole round."""
-    marks = [clock(session.pair)]
-    session.begin()
+def _timed_round(
+    session: SpeculativeSession, max_depth: int, network: LearnedPolicy
+) -> tuple[list[float], list[float], float]:
+    """Seconds of each draft call and of verification, of each decision between two calls, and of the whole round."""
+    marks, decided = [clock(session.pair)], []
+    state = session.begin()
     marks.append(clock(session.pair))
     for _ in range(max_depth - 1):
-        session.draft()
+        decide([network], [state])  # whatever it says
+        decided.append(clock(session.pair))
+        state = session.draft()
         marks.append(clock(session.pair))
+    parts = [marks[1] - marks[0], *(after - before for before, after in zip(decided, marks[2:], strict=True))]
+    thought = [after - before for before, after in zip(marks[1:-1], decided, strict=True)]
     session.verify()
-    marks.append(clock(session.pair))
-    return np.diff(marks).tolist(), clock(session.pair) - marks[0]
+    end = clock(session.pair)
+    return [*parts, end - marks[-1]], thought, clock(session.pair) - marks[0]
 
 
 def _token_seconds(pair: Pair, prompt: list[int]) -> list[float]:
@@ -121,18 +132,6 @@ def random_network(spec: ObservationSpec, name: str, seed: int = 0) -> LearnedPo
         for into, out in pairwise(sizes)
     ]
     return LearnedPolicy(name, spec, layers)
-
-
-def _decision_seconds(max_depth: int, top_k: int, repeats: int) -> float:
-    """Seconds of one decision of a network of the default size."""
-    policy = default_network(max_depth, top_k)
-    confidences = np.zeros((max_depth, top_k), np.float16)
-    times = []
-    for i in range(50 * repeats):
-        start = time.perf_counter()
-        policy.act(DraftState(0, 1 + i % max(1, max_depth - 1), max_depth, confidences))
-        times.append(time.perf_counter() - start)
-    return float(np.median(times))
 
 
 def resolve_hardware(

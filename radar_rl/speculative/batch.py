@@ -4,6 +4,7 @@ A round of B texts: every text makes draft call 1; those whose policy continues 
 forward pass of the target verifies all trees. A text that ends leaves the batch.
 """
 
+import copy
 from collections.abc import Sequence
 from functools import partial
 
@@ -19,11 +20,12 @@ from radar_rl.speculative.features import Features, match_length
 from radar_rl.speculative.graphs import rounded
 from radar_rl.speculative.heads import DraftCache
 from radar_rl.speculative.history import after_round
+from radar_rl.speculative.judging import Judge, Judging, root_numbers
 from radar_rl.speculative.ngram import MAX_DEPTH, merge, proposals
 from radar_rl.speculative.pair import Pair
 from radar_rl.speculative.reading import RoundReading
 from radar_rl.speculative.sampling import PositionNoise, Processor, Sampling, choose
-from radar_rl.speculative.state import Confidences, DraftState, FeatureValues, NodeCounts
+from radar_rl.speculative.state import DraftState, NodeCounts
 from radar_rl.speculative.target import TargetCache
 from radar_rl.speculative.text import DRAFT_SOURCES, DraftSource, Round, Text, read_back
 from radar_rl.speculative.tree import Candidates, DraftTree, LiveSlots, Nodes, Source, TreeGrowth, select
@@ -41,8 +43,8 @@ class SpeculativeBatch:
         seeds: names of each text's noise; None: ``seed`` for all.
         seed: names the noise of all, where ``seeds`` is None.
         max_new_tokens, temperature, sample_top_k, sample_top_p, prefill_chunk, processor: see ``Options``.
-        max_depth, top_k, tree_size, widen_first_level, draft_source, features, feature_dim, feature_seed,
-            skip_nan: see ``DraftOptions``.
+        max_depth, top_k, tree_size, widen_first_level, draft_source, features, feature_dim, feature_seed, skip_nan,
+            judge: see ``DraftOptions``.
 
     Attributes:
         max_depth: most draft calls in a round; 0 where n-grams draft alone.
@@ -78,6 +80,7 @@ class SpeculativeBatch:
         feature_dim: int = 0,
         feature_seed: int = 0,
         skip_nan: bool = False,
+        judge: Judge | None = None,
     ) -> None:
         seeds = [seed] * len(prompts) if seeds is None else seeds
         if not len(prompts) or len(seeds) != len(prompts):
@@ -120,7 +123,15 @@ class SpeculativeBatch:
             ),
         )
         self._target_cache, self.draft_cache = caches[0].fresh(), caches[1].fresh()
-        self._in_round, self._round = False, 0
+        self._judge = judge
+        if judge is not None and self.draft_cache.replays:
+            # Captured passes know a judge's weights by address: the cache has its own, renewed in place.
+            judges = self.draft_cache.judges
+            if judge.key not in judges:
+                judges[judge.key] = copy.deepcopy(judge)
+            self._judge = judges[judge.key].renewed(judge)
+        self._reading = RoundReading(len(prompts), self.max_depth, top_k, self._asked.names, feature_dim)
+        self._in_round = False
         with torch.inference_mode():
             last = [self._prefill(i, torch.tensor(list(ids), device=device)) for i, ids in enumerate(prompts)]
             # [B, m, F] of tokens that the head has not read yet
@@ -175,15 +186,19 @@ class SpeculativeBatch:
         if self._in_round or not self.active:
             raise RuntimeError("begin() needs texts that are between two rounds")
         active, device = len(self.active), self.pair.target.device
-        self._round += 1
         self._positions = torch.tensor([self.texts[i].position for i in self.active], device=device)
         self._growth: TreeGrowth | None = None
         self._proposed: Candidates | None = None
-        self._reading = RoundReading(active, self.max_depth, self.top_k, self._asked)
+        self._reading.begin(active)
         self._selected: Nodes | None = None
-        self._node_counts: list[NDArray[np.float32]] | None = None
+        self._node_counts: list[Tensor] | None = None
+        self._judging: Judging | None = None
+        self._flags: list[int] | None = None
+        self._note_root()
         with torch.inference_mode():
             if self._head_drafts:
+                if self._judge is not None:
+                    self._judging = Judging(self._judge, self._asked, self._root, self.max_depth)
                 hidden = self.draft_cache.extend(self.pair.head, self._features, self._following, self._counts)
                 self._growth = TreeGrowth(
                     self.pair.head,
@@ -193,21 +208,34 @@ class SpeculativeBatch:
                     top_k=self.top_k,
                     max_depth=self.max_depth,
                     first_width=self.tree_size - 1 if self.widen_first_level else None,
-                    keep_newest=self._asked.per_call,
+                    keep_newest=self._asked.per_call and self._judging is None,
+                    further=self._judging,
                 )
                 self._note_call(range(active))
             if self._ngrams_draft:
                 # Beside a head, half of the tree at most: what an index proposes past that seldom outdoes the head.
                 limit = self.tree_size // 2 if self._head_drafts else self.tree_size - 1
                 self._proposed = proposals([self.texts[i].index for i in self.active], limit, device)
-            if "target" in self._asked.names:
-                self._reading.note_root(self._asked.of_root(self._newest(self._features)))
-        if "ngram" in self._asked.names:
-            self._reading.note_matches([match_length(self.texts[i].index) for i in self.active])
-        if "history" in self._asked.names:
-            self._reading.note_history([self.texts[i].history for i in self.active])
         self._in_round = True
         return self._states(range(active))
+
+    def _note_root(self) -> None:
+        """What is known of the round before its first draft call; on the device too, where it is decided there."""
+        names, known = self._asked.names, dict[str, Tensor]()
+        if "target" in names:
+            with torch.inference_mode():
+                known |= self._asked.of_root(self._newest(self._features))
+            self._reading.note_root(known)
+        if "ngram" in names:
+            lengths = [match_length(self.texts[i].index) for i in self.active]
+            self._reading.note_matches(lengths)
+            known["ngram"] = torch.tensor(lengths)
+        if "history" in names:
+            history = [self.texts[i].history for i in self.active]
+            self._reading.note_history(history)
+            known["history"] = torch.from_numpy(np.stack(history))
+        if self._judge is not None:
+            self._root = root_numbers(names, known, len(self.active), self.pair.target.device)
 
     def draft(self, rows: Sequence[int] | None = None) -> list[DraftState]:
         """Make one more draft call: trees grow by a level.
@@ -238,6 +266,12 @@ class SpeculativeBatch:
         """What the newest draft call tells of the texts that made it, to be read when a policy looks."""
         growth = self._growth
         assert growth is not None
+        self._flags = None
+        if self._judging is not None:
+            told = self._judging.told[:, -1]
+            told = told if len(rows) == len(self.active) else told[list(rows)]
+            self._reading.note_packed(growth.depth, rows, told)
+            return
         scores = growth.beam_scores if len(rows) == len(self.active) else growth.beam_scores[list(rows)]
         self._reading.note_call(growth.depth, rows, scores, self._asked.of_call(growth))
 
@@ -415,35 +449,35 @@ class SpeculativeBatch:
             self._features, self._following = self._features[staying, :longest], self._following[staying, :longest]
 
     def _states(self, rows: Sequence[int]) -> list[DraftState]:
-        depth = self._growth.depth if self._growth else 0
+        depth, reading = self._growth.depth if self._growth else 0, self._reading
         return [
             DraftState(
                 self.texts[self.active[row]].position,
                 depth,
                 self.max_depth,
-                partial(self._confidences_of, self._round, row, depth),
-                partial(self._sources_of, self._round, row, depth),
-                partial(self._features_of, self._round, row, depth) if self._asked.names else None,
+                partial(reading.confidences_of, row, reading.number, depth),
+                partial(self._sources_of, reading.number, row, depth),
+                partial(reading.features_of, row, reading.number, depth) if self._asked.names else None,
+                partial(reading.look, row, reading.number),
+                partial(self._verdict_of, reading.number, row, depth) if self._judge is not None else None,
             )
             for row in rows
         ]
 
-    def _confidences_of(self, number: int, row: int, depth: int) -> Confidences:
-        """[max_depth, top_k] of one text after ``depth`` calls of the round of this number."""
-        self._check_round(number)
-        return self._reading.confidences_of(row, depth)
-
-    def _features_of(self, number: int, row: int, depth: int) -> FeatureValues:
-        """By name, of one text after ``depth`` calls of the round of this number."""
-        self._check_round(number)
-        return self._reading.features_of(row, depth)
-
-    def _check_round(self, number: int) -> None:
-        if number != self._round:
-            raise RuntimeError("a state's confidences or features were first looked at after its round was over")
+    def _verdict_of(self, number: int, row: int, depth: int, asker: object) -> int | None:
+        """The flag of one text after its newest call, if it was decided for who asks; read once for all texts."""
+        judging, growth = self._judging, self._growth
+        if judging is None or growth is None or judging.judge.decides_for is not asker:
+            return None
+        if number != self._reading.number or depth != growth.depth or depth < judging.judge.asks_from:
+            return None
+        if self._flags is None:
+            self._flags = judging.flags.cpu().tolist()
+        return self._flags[row]
 
     def _sources_of(self, number: int, row: int, depth: int) -> NodeCounts:
-        if not self._in_round or (number, depth) != (self._round, self._growth.depths[row] if self._growth else 0):
+        newest = (self._reading.number, self._calls()[row])
+        if not self._in_round or (number, depth) != newest:
             raise RuntimeError("a state's sources were looked at after its tree had grown or been verified")
         if self._node_counts is None:
             with torch.inference_mode():

@@ -252,14 +252,13 @@ def log_probs(newest: NewestCall) -> Tensor:
     return newest.children.flatten(1).gather(1, newest.chosen)
 
 
-def mass(growth: TreeGrowth, newest: NewestCall, tree_size: int) -> Tensor:
+def mass(newest: NewestCall, max_depth: int, tree_size: int) -> Tensor:
     """See ``FEATURES``: [R, max_depth], 0 below the newest level."""
-    k, depth = growth.top_k, growth.depth
-    scores = growth.scores[:, : growth.width]
-    scores = scores if newest.rows is None else scores[newest.rows]
+    k, scores = newest.chosen.shape[1], newest.candidates
+    depth = 1 + (scores.shape[1] - k) // k**2
     best = scores.sort(dim=1, descending=True, stable=True).indices[:, : tree_size - 1]  # ties as ``select`` has them
     kept = scores.exp() * torch.zeros_like(scores).scatter_(1, best, 1.0)
-    by_depth = scores.new_zeros(len(scores), growth.max_depth)
+    by_depth = scores.new_zeros(len(scores), max_depth)
     by_depth[:, 0] = kept[:, :k].sum(dim=1)
     by_depth[:, 1:depth] = kept[:, k:].view(len(kept), depth - 1, k * k).sum(dim=2)
     return by_depth
@@ -330,11 +329,15 @@ class Features:
             return {}
         newest = growth.newest
         assert newest is not None, "trees that features are read from are grown with keep_newest"
+        return self.of_newest(newest, growth.max_depth)
+
+    def of_newest(self, newest: NewestCall, max_depth: int) -> dict[str, Tensor]:
+        """As ``of_call``, a function of what the call computed alone: it can be part of a captured pass."""
         computed = {
             "entropy": lambda: entropy(newest),
             "margin": lambda: margin(newest),
             "log_probs": lambda: log_probs(newest),
-            "mass": lambda: mass(growth, newest, self.tree_size),
+            "mass": lambda: mass(newest, max_depth, self.tree_size),
             "top_mass": lambda: top_mass(newest),
             "hidden": lambda: newest.output[:, 0].float() @ self._projections["hidden"],
         }

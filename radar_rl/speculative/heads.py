@@ -6,7 +6,7 @@ Parameter names are those of SafeAILab's checkpoints, so a state dict loads as i
 """
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -306,6 +306,7 @@ class DraftCache:
         self.group = attention.heads // attention.kv_heads
         self.lengths = [0] * batch
         self.replays = replays
+        self.judges: dict[Hashable, Any] = {}  # whose weights captured passes know by address
 
     @property
     def bucket(self) -> int:

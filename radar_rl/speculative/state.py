@@ -8,6 +8,9 @@ from numpy.typing import NDArray
 
 Confidences = NDArray[np.float16]
 FeatureValues = Mapping[str, NDArray[Any]]
+Look = tuple[NDArray[np.floating], FeatureValues]
+"""Confidences [max_depth, top_k] and features of one state, where levels not drafted may hold anything; of float16 or
+wider types, the numbers being rounded to float16 in any case."""
 
 
 class NodeCounts(NamedTuple):
@@ -36,7 +39,7 @@ class DraftState:
             sources first, and one read does for both.
     """
 
-    __slots__ = ("_confidences", "_features", "_sources", "depth", "max_depth", "position")
+    __slots__ = ("_confidences", "_features", "_look", "_sources", "_verdict", "depth", "max_depth", "position")
 
     def __init__(
         self,
@@ -46,10 +49,13 @@ class DraftState:
         confidences: Confidences | Callable[[], Confidences],
         sources: Callable[[], NodeCounts] | None = None,
         features: FeatureValues | Callable[[], FeatureValues] | None = None,
+        look: Callable[[bool], Look] | None = None,
+        verdict: Callable[[object], int | None] | None = None,
     ) -> None:
         self.position, self.depth, self.max_depth = position, depth, max_depth
         self._confidences, self._sources = confidences, sources
         self._features: FeatureValues | Callable[[], FeatureValues] = {} if features is None else features
+        self._look, self._verdict = look, verdict
 
     @property
     def confidences(self) -> Confidences:
@@ -64,6 +70,31 @@ class DraftState:
         if callable(self._features):
             self._features = self._features()
         return self._features
+
+    def look(self, check: bool = True) -> Look:
+        """Confidences and features for the decision at hand, without copying them: not to be kept, nor changed.
+
+        Levels above ``depth`` may hold anything. Live, it is one object all through a round and another in the next,
+        so that who sees it again knows what it has read of it.
+
+        Args:
+            check: whether to refuse NaN; else that is left to who looks.
+
+        Raises:
+            RuntimeError, ModelOutputError: as for ``confidences``.
+        """
+        return (self.confidences, self.features) if self._look is None else self._look(check)
+
+    def verdict(self, asker: object) -> int | None:
+        """What was decided on the device: a flag of ``radar_rl.speculative.judging``, the only number that is read.
+
+        Args:
+            asker: the object that the decision would be for.
+
+        Returns:
+            None where nothing was decided for it.
+        """
+        return None if self._verdict is None else self._verdict(asker)
 
     @property
     def sources(self) -> NodeCounts | None:

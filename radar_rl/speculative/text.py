@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from radar_rl.speculative.history import no_rounds
+from radar_rl.speculative.judging import Judge
 from radar_rl.speculative.ngram import NgramIndex
 from radar_rl.speculative.sampling import PositionNoise, Processor
 from radar_rl.speculative.tree import DraftTree, Nodes
@@ -56,6 +57,7 @@ class DraftOptions(Options, total=False):
         feature_dim, feature_seed: of the features that are projected (0).
         skip_nan: go on where the head returns NaN: such nodes are verified in vain, and the round says so
             (``Round.damaged``); False: ModelOutputError (False).
+        judge: decides on the device (none).
     """
 
     max_depth: int
@@ -67,6 +69,7 @@ class DraftOptions(Options, total=False):
     feature_dim: int
     feature_seed: int
     skip_nan: bool
+    judge: Judge | None
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ and keeps the ``top_k`` best as a beam. Each further call expands every beam nod
 ``top_k``² as candidates, and keeps the ``top_k`` best by cumulative log-probability as the next beam.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import cached_property, lru_cache
@@ -24,7 +24,7 @@ from radar_rl.speculative.attention import (
     folded_attention,
     shared_prefix_attention,
 )
-from radar_rl.speculative.graphs import rounded
+from radar_rl.speculative.graphs import Outputs, rounded
 from radar_rl.speculative.heads import DraftCache, DraftHead
 
 Rows = Tensor | None
@@ -158,9 +158,16 @@ class TreeSlots(Protocol):
     """Where the keys and values of growing trees go, and which committed slots each tree sees."""
 
     def forward(
-        self, head: DraftHead, hidden: Tensor, token_ids: Tensor, positions: Tensor, ancestors: Tensor, rows: Rows
-    ) -> tuple[Tensor, ...]:
-        """The head's pass over the next k nodes of each tree.
+        self,
+        head: DraftHead,
+        hidden: Tensor,
+        token_ids: Tensor,
+        positions: Tensor,
+        ancestors: Tensor,
+        rows: Rows,
+        then: "Then",
+    ) -> Outputs:
+        """The head's pass over the next k nodes of each tree, and what follows from it, in one.
 
         Args:
             head: the draft head.
@@ -170,10 +177,52 @@ class TreeSlots(Protocol):
             ancestors: [B, k, fed + k] additive: which of its tree's slots each node sees, itself included; ``fed`` of
                 them were filled before.
             rows: [B] int64, the trees that grow; None: all.
+            then: what is made of outputs [B, k, hidden] and log-probabilities of what follows [B, k, draft vocabulary]
+                float32.
 
         Returns:
-            Outputs [B, k, hidden] and log-probabilities of what follows [B, k, draft vocabulary] float32.
+            The two, and what was made of them.
         """
+
+
+    def first(self, then: "Then", output: Tensor, log_probs: Tensor) -> Outputs:
+        """What is made of the first call's output and log-probabilities, which no pass over nodes gave."""
+
+
+@dataclass(frozen=True)
+class Then:
+    """What a draft call does with the head's pass, as part of it.
+
+    Attributes:
+        after: function of outputs, log-probabilities and ``inputs``; gives back the first two, and what it made.
+        inputs: tensors that are other ones in every call.
+        key: stands for all that ``after`` reads beside its arguments and the shapes of the tree.
+    """
+
+    after: Callable[..., Outputs]
+    inputs: tuple[Tensor, ...]
+    key: Hashable
+
+
+class Further(Protocol):
+    """What else is computed of every draft call, on the device and in the same pass.
+
+    Attributes:
+        key: stands for all that it reads beside its arguments.
+    """
+
+    @property
+    def key(self) -> Hashable:
+        """See the class."""
+
+    def inputs(self, rows: Rows) -> tuple[Tensor, ...]:
+        """What it needs of the trees that make the next call."""
+
+    def __call__(self, newest: "NewestCall", *inputs: Tensor) -> Outputs:
+        """A function of a call and of the inputs alone."""
+
+    def keep(self, outputs: Outputs, rows: Rows) -> None:
+        """Take what came out."""
 
 
 class LiveSlots:
@@ -189,8 +238,15 @@ class LiveSlots:
             self.prefix = additive(torch.arange(self.base, device=like.device) < lengths, like.dtype)
 
     def forward(
-        self, head: DraftHead, hidden: Tensor, token_ids: Tensor, positions: Tensor, ancestors: Tensor, rows: Rows
-    ) -> tuple[Tensor, ...]:
+        self,
+        head: DraftHead,
+        hidden: Tensor,
+        token_ids: Tensor,
+        positions: Tensor,
+        ancestors: Tensor,
+        rows: Rows,
+        then: "Then",
+    ) -> Outputs:
         """See ``TreeSlots``."""
         cache, k = self.cache, ancestors.shape[1]
         stop = self.base + ancestors.shape[2]
@@ -200,16 +256,22 @@ class LiveSlots:
         keys, values = cache.keys, cache.values
         which = slice(None) if rows is None else rows
 
-        def over_tree(hidden: Tensor, token_ids: Tensor, positions: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        def over_tree(hidden: Tensor, token_ids: Tensor, positions: Tensor, bias: Tensor, *inputs: Tensor) -> Outputs:
             def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
                 keys[which, :, start:stop], values[which, :, start:stop] = key, value
                 return folded_attention(query, keys[which, :, :stop], values[which, :, :stop], bias)
 
-            return scored(head, head.layer(hidden, token_ids, positions, attend))
+            return then.after(*scored(head, head.layer(hidden, token_ids, positions, attend)), *inputs)
 
         if cache.replays is None or rows is not None:
-            return over_tree(hidden, token_ids, positions, bias)
-        return cache.replays(("tree", start), over_tree, hidden, token_ids, positions, bias)
+            return over_tree(hidden, token_ids, positions, bias, *then.inputs)
+        return cache.replays(("tree", start, then.key), over_tree, hidden, token_ids, positions, bias, *then.inputs)
+
+    def first(self, then: "Then", output: Tensor, log_probs: Tensor) -> Outputs:
+        """What follows from the first call, whose output was there before."""
+        if self.cache.replays is None:
+            return then.after(output, log_probs, *then.inputs)
+        return self.cache.replays(("first", then.key), then.after, output, log_probs, *then.inputs)
 
 
 class SharedSlots:
@@ -230,8 +292,15 @@ class SharedSlots:
         self.tree_values = torch.empty_like(self.tree_keys)
 
     def forward(
-        self, head: DraftHead, hidden: Tensor, token_ids: Tensor, positions: Tensor, ancestors: Tensor, rows: Rows
-    ) -> tuple[Tensor, ...]:
+        self,
+        head: DraftHead,
+        hidden: Tensor,
+        token_ids: Tensor,
+        positions: Tensor,
+        ancestors: Tensor,
+        rows: Rows,
+        then: "Then",
+    ) -> Outputs:
         """See ``TreeSlots``; all trees grow together."""
         stop = ancestors.shape[2]
         fed = stop - ancestors.shape[1]
@@ -241,7 +310,11 @@ class SharedSlots:
             keys, values = self.tree_keys[:, :, :stop], self.tree_values[:, :, :stop]
             return shared_prefix_attention(query, self.keys, self.values, self.visible, keys, values, ancestors)
 
-        return scored(head, head.layer(hidden, token_ids, positions, attend))
+        return then.after(*scored(head, head.layer(hidden, token_ids, positions, attend)), *then.inputs)
+
+    def first(self, then: "Then", output: Tensor, log_probs: Tensor) -> Outputs:
+        """See ``TreeSlots``."""
+        return then.after(output, log_probs, *then.inputs)
 
 
 def scored(head: DraftHead, output: Tensor) -> tuple[Tensor, Tensor]:
@@ -260,6 +333,8 @@ class NewestCall:
         log_probs: [R, m, draft vocabulary] float32, of what follows each.
         children: [R, m, top_k] float32, those of each one's best children, descending.
         chosen: [R, top_k] int64, which of the m · top_k children are the newest beam, best first.
+        scores: [R, top_k] float32, the newest beam's cumulative log-probabilities.
+        candidates: [R, C] float32, those of all candidates so far, level 1 counted as ``top_k``.
     """
 
     rows: Rows
@@ -267,6 +342,8 @@ class NewestCall:
     log_probs: Tensor
     children: Tensor
     chosen: Tensor
+    scores: Tensor
+    candidates: Tensor
 
 
 class TreeGrowth:
@@ -281,6 +358,7 @@ class TreeGrowth:
         max_depth: draft calls that may be made.
         first_width: children of the root to score; the first ``top_k`` of them are the beam.
         keep_newest: keep what features are read from, until the next call.
+        further: what else is computed of every call.
 
     Attributes:
         depth: draft calls made for the deepest tree.
@@ -305,8 +383,10 @@ class TreeGrowth:
         max_depth: int,
         first_width: int | None = None,
         keep_newest: bool = False,
+        further: Further | None = None,
     ) -> None:
         batch, device = len(positions), positions.device
+        self.further = further
         self.keep_newest = keep_newest
         self.head, self.slots, self.top_k, self.max_depth = head, slots, top_k, max_depth
         self.positions = positions[:, None]
@@ -328,8 +408,20 @@ class TreeGrowth:
         self._ancestors = self._itself[:, :, :0]  # [B, k, slots so far] additive
         self.newest: NewestCall | None = None
         if keep_newest:
-            values = self.beam_scores[:, None]
-            self.newest = NewestCall(None, root_hidden[:, None], log_probs[:, None], values, self._beam)
+            self.newest = self._first_call(root_hidden, log_probs, self.beam_scores)
+        if further is not None:
+
+            def after(output: Tensor, log_probs: Tensor, *inputs: Tensor) -> Outputs:
+                best = log_probs.topk(top_k, dim=-1).values
+                return further(self._first_call(output, log_probs, best), *inputs)
+
+            further.keep(slots.first(Then(after, further.inputs(None), further.key), root_hidden, log_probs), None)
+
+    @staticmethod
+    def _first_call(root_hidden: Tensor, log_probs: Tensor, best: Tensor) -> NewestCall:
+        """What call 1 computed; ``best``: [B, top_k], the beam."""
+        chosen = torch.arange(best.shape[1], device=best.device).expand(len(best), -1)
+        return NewestCall(None, root_hidden[:, None], log_probs[:, None], best[:, None], chosen, best, best)
 
     @property
     def width(self) -> int:
@@ -351,23 +443,39 @@ class TreeGrowth:
 
         ancestors = torch.cat((of(self._ancestors), of(self._itself)), dim=2)  # a node sees its ancestors and itself
         positions = of(self.positions) + (self.depth - 1)  # [B, 1], the same for the whole level
-        output, log_probs = self.slots.forward(
-            self.head, of(self.hidden), of(self.beam_tokens), positions, ancestors, which
+        further, head = self.further, self.head
+        more = () if further is None else (of(self.scores[:, :first]), *further.inputs(which))
+
+        def after(
+            output: Tensor, log_probs: Tensor, before: Tensor, ancestors: Tensor, *more: Tensor
+        ) -> Outputs:
+            best = log_probs.topk(k, dim=-1)  # [B, k, k]
+            scores = (best.values + before[:, :, None]).flatten(1)  # [B, k²]
+            tokens = head.draft_to_target[best.indices].flatten(1)
+            ordered = scores.sort(dim=1, descending=True, stable=True)  # ties by candidate index
+            chosen, beam = ordered.indices[:, :k], ordered.values[:, :k]
+            parent = chosen // k  # [B, k] index into the old beam
+            hidden = output.gather(1, parent[:, :, None].expand(-1, -1, output.shape[2]))
+            ancestors = ancestors.gather(1, parent[:, :, None].expand(-1, -1, ancestors.shape[2]))
+            made = (output, log_probs, best.values, scores, tokens, chosen, beam, hidden, ancestors)
+            if further is None:
+                return made
+            candidates = torch.cat((more[0], scores), dim=1)
+            newest = NewestCall(None, output, log_probs, best.values, chosen, beam, candidates)
+            return *made, *further(newest, *more[1:])
+
+        then = Then(after, (of(self.beam_scores), ancestors, *more), None if further is None else further.key)
+        output, log_probs, children, scores, tokens, chosen, beam, hidden, ancestors, *told = self.slots.forward(
+            head, of(self.hidden), of(self.beam_tokens), positions, ancestors, which, then
         )
-        best = log_probs.topk(k, dim=-1)  # [B, k, k]
-        scores = (best.values + of(self.beam_scores)[:, :, None]).flatten(1)  # [B, k²]
-        tokens = self.head.draft_to_target[best.indices].flatten(1)
-        ordered = scores.sort(dim=1, descending=True, stable=True)  # ties by candidate index
-        chosen = ordered.indices[:, :k]
-        parent = chosen // k  # [B, k] index into the old beam
+        if further is not None:
+            further.keep(tuple(told), which)
 
         columns = slice(first, first + k * k)
         into = slice(None) if which is None else which
         self.tokens[into, columns], self.scores[into, columns] = tokens, scores
         self.parents[into, columns] = of(self._beam)[:, :, None].expand(-1, -1, k).flatten(1)
-        hidden = output.gather(1, parent[:, :, None].expand(-1, -1, output.shape[2]))
-        ancestors = ancestors.gather(1, parent[:, :, None].expand(-1, -1, ancestors.shape[2]))
-        newest = (ordered.values[:, :k], tokens.gather(1, chosen), chosen + first, hidden)
+        newest = (beam, tokens.gather(1, chosen), chosen + first, hidden)
         if which is None:
             self.beam_scores, self.beam_tokens, self._beam, self.hidden = newest
             self._ancestors = ancestors
@@ -382,7 +490,8 @@ class TreeGrowth:
         for row in range(len(self.depths)) if rows is None else rows:
             self.depths[row] += 1
         if self.keep_newest:
-            self.newest = NewestCall(which, output, log_probs, best.values, chosen)
+            candidates = of(self.scores[:, : self.width])
+            self.newest = NewestCall(which, output, log_probs, children, chosen, beam, candidates)
 
     def candidates(self, widen_first_level: bool = False) -> Candidates:
         """What the draft calls so far scored.

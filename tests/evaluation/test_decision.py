@@ -3,16 +3,16 @@ from synthetic_trace import HARDWARE, make_trace, with_features
 
 from radar_rl.evaluation.decision import decision_microseconds
 from radar_rl.offline.walk import Outcomes, policy_depths
-from radar_rl.policies.protocol import CONTINUE, STOP
+from radar_rl.policies.protocol import CONTINUE, STOP, MemorylessPolicy
 from radar_rl.policies.threshold import ConfidenceThreshold
 from radar_rl.rollouts import Trace
 from radar_rl.speculative.state import DraftState
 
 
-class Led:
+class Led(MemorylessPolicy):
     """Stops after as many calls as the text has had rounds; notes what it is asked."""
 
-    name, pays_decisions, asks_from = "led", True, 1
+    name, features = "led", ("entropy",)
 
     def __init__(self) -> None:
         self.rounds, self.asked = 0, list[tuple[int, float]]()

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from host_reads import HostReads
 from tiny_pair import write_tiny_pair
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -141,25 +142,18 @@ class Reads(TorchDispatchMode):
 def test_a_decision_reads_once_and_so_does_a_verification(
     pocket: Pair, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    to_host, copies = torch.Tensor.cpu, 0
-
-    def counting(tensor: torch.Tensor) -> torch.Tensor:
-        nonlocal copies
-        copies += 1
-        return to_host(tensor)
-
     batch = SpeculativeBatch(pocket, prompts[:3], max_new_tokens=40)
-    monkeypatch.setattr(torch.Tensor, "cpu", counting)
+    copies = HostReads(monkeypatch)
     with Reads() as reads:
         for state in batch.begin():
             _ = state.confidences
-        assert (copies, reads.count) == (1, 0)
+        assert (copies.count, reads.count) == (1, 0)
         for state in batch.draft([0, 2]):
             _ = state.confidences
-        assert (copies, reads.count) == (2, 0)
+        assert (copies.count, reads.count) == (2, 0)
         batch.draft([2])  # nobody looks
         batch.verify()
-        assert (copies, reads.count) == (3, 0)
+        assert (copies.count, reads.count) == (3, 0)
 
 
 def test_features_come_with_the_confidences_and_are_those_of_the_text_alone(
@@ -187,20 +181,13 @@ def test_features_come_with_the_confidences_and_are_those_of_the_text_alone(
         for session in alone:
             session.verify()
 
-    to_host, copies = torch.Tensor.cpu, 0
-
-    def counting(tensor: torch.Tensor) -> torch.Tensor:
-        nonlocal copies
-        copies += 1
-        return to_host(tensor)
-
-    monkeypatch.setattr(torch.Tensor, "cpu", counting)
+    copies = HostReads(monkeypatch)
     with Reads() as reads:
         for state in batch.begin():
             _ = state.features, state.confidences
         for state in batch.draft([1, 2]):
             _ = state.confidences, state.features
-        assert (copies, reads.count) == (2, 0)
+        assert (copies.count, reads.count) == (2, 0)
 
 
 def test_features_that_cannot_be_had_are_named(pocket: Pair, prompts: list[list[int]]) -> None:
