@@ -76,12 +76,8 @@ def depths(rounds: list) -> set[int]:  # type: ignore[type-arg]
 
 
 def test_a_nan_seen_falls_back_for_the_round(pocket: Pair, prompts: list[list[int]], alone: Callable) -> None:  # type: ignore[type-arg]
-    class Going(Blind):
-        def outputs(self, states):  # type: ignore[no-untyped-def]
-            self.spec.build(states.confidences, states.depth)
-            return np.array([[0.0, 1.0]] * len(states))
-
-    policy = Going("blind", SEES.spec, [(weight.T, bias) for weight, bias in SEES.layers])
+    always_going = (np.zeros((2, SEES.spec.size), np.float32), np.array([0.0, 1.0], np.float32))
+    policy = Blind("blind", SEES.spec, [always_going])
     decoder = SpeculativeDecoder(pocket, policy, **SHAPE, fallback_depth=3)
     with pytest.warns(FallbackWarning, match=r"policy blind could not decide.*depth 3.*NaN"):
         out = decoder.generate(prompts[0], max_new_tokens=TOKENS, seed=3)
