@@ -76,8 +76,8 @@ ALGORITHMS: dict[str, Algorithm] = {
     "ddqn": Algorithm(
         fit_qlearning, {"learning_rate": 1e-3, "hidden": [64, 64], "target_update_interval": 20}, "full"
     ),
-    "fitted": Algorithm(fit_stopping, {"learning_rate": 2e-3, "weight_decay": 1e-4, "hidden": [64, 64]}, "full"),
-    "direct": Algorithm(fit_stopping, {"learning_rate": 2e-3, "weight_decay": 1e-4, "hidden": [64, 64]}, "full"),
+    "fitted": Algorithm(fit_stopping, {"learning_rate": 2e-3, "weight_decay": 10.0, "hidden": [64, 64]}, "full"),
+    "direct": Algorithm(fit_stopping, {"learning_rate": 2e-3, "weight_decay": 10.0, "hidden": [64, 64]}, "full"),
     "radar": Algorithm(
         fit_radar,
         {
