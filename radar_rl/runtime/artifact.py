@@ -21,6 +21,9 @@ from radar_rl.runtime.published import load_published
 
 CONFIG_FILE, WEIGHTS_FILE, ONNX_FILE = "config.json", "policy.safetensors", "policy.onnx"
 
+MADE_FOR = "made_for"
+"""Attribute of a loaded policy: its artifact's config."""
+
 
 @dataclass(frozen=True)
 class Artifact:
@@ -116,6 +119,8 @@ def check_pair(about: Mapping[str, Any], target: str, draft: str, allow_other_pa
 def load_policy(folder: str | Path) -> Policy:
     """The policy that ``save_policy`` wrote, strictly; of a file, RADAR's published weights (``load_published``).
 
+    It knows what it was made for (``MADE_FOR``), which a decoder compares with its pair and drafts.
+
     Raises:
         ArtifactError: a file is missing, damaged or changed, or the weights do not fit the observation.
     """
@@ -148,7 +153,9 @@ def load_artifact(folder: str | Path) -> Artifact:
     except (SafetensorError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise ArtifactError(f"{path}: not a safetensors file of NumPy's types: {error!r}") from error
     try:
-        return Artifact(_build(values, tensors), values)
+        policy = _build(values, tensors)
+        object.__setattr__(policy, MADE_FOR, values)  # rules are frozen
+        return Artifact(policy, values)
     except RadarError as error:
         raise ArtifactError(f"{folder}: damaged policy: {error}") from error
 

@@ -141,7 +141,6 @@ def _decoder(
         pair,
         policy,
         draft_source=draft_source,
-        fallback_depth=about.get("best_static_depth"),
         **shape,  # type: ignore[arg-type]
         **guarding,
     )

@@ -16,7 +16,7 @@ from radar_rl.policies.on_device import OnDevice
 from radar_rl.policies.protocol import CONTINUE, MemorylessPolicy, Policy
 from radar_rl.policies.static import StaticDepth
 from radar_rl.policies.switching import SwitchingPolicy
-from radar_rl.runtime.artifact import Artifact, load_artifact
+from radar_rl.runtime.artifact import MADE_FOR, Artifact, load_artifact
 from radar_rl.runtime.decide import decide
 from radar_rl.runtime.guard import Guard, Watch, misfit
 from radar_rl.speculative.batch import SpeculativeBatch
@@ -74,9 +74,9 @@ class SpeculativeDecoder:
         widen_first_level: see ``DraftOptions``.
         draft_source: ``head``, ``ngram`` (draft calls are never made, the policy is never asked) or ``hybrid``.
         strict: raise where the policy cannot decide, or the head returns NaN.
-        fallback_depth: draft calls where it cannot; None: ``max_depth``.
-        made_for: ``target``, ``draft`` and ``tree_size`` that the policy was made for, as an artifact's config has
-            them; what it lacks is not checked.
+        fallback_depth: draft calls where it cannot; None: the best static depth of ``made_for``, else ``max_depth``.
+        made_for: ``target``, ``draft``, ``tree_size`` and ``best_static_depth`` that the policy was made for, as an
+            artifact's config has them; what it lacks is not checked. None: what ``load_policy`` found beside it.
         allow_other_pair: let it run with another pair.
 
     Attributes:
@@ -84,7 +84,8 @@ class SpeculativeDecoder:
 
     Raises:
         ArtifactError: the policy was made for something else, and ``strict``.
-        InputError: ``fallback_depth`` is no whole number ≥ 1.
+        InputError: a depth, width or size is no whole number ≥ 1.
+        ConfigError: that is no policy.
     """
 
     def __init__(
@@ -102,12 +103,15 @@ class SpeculativeDecoder:
         made_for: Mapping[str, Any] | None = None,
         allow_other_pair: bool = False,
     ) -> None:
+        for name, value in {"max_depth": max_depth, "top_k": top_k, "tree_size": tree_size}.items():
+            check_whole(name, value, 1)
         if fallback_depth is not None:
             check_whole("fallback_depth", fallback_depth, 1)
         self.pair, self.max_depth, self.top_k = pair, max_depth, top_k
         self.tree_size, self.widen_first_level, self.draft_source = tree_size, widen_first_level, draft_source
-        self._guard = Guard(min(fallback_depth or max_depth, max_depth), strict)
-        self._take(policy, made_for or {}, allow_other_pair)
+        self._fallback_depth, self._allow_other_pair = fallback_depth, allow_other_pair
+        self._guard = Guard(max_depth, strict)
+        self._take(policy, made_for)
 
     @classmethod
     def from_artifact(
@@ -134,7 +138,7 @@ class SpeculativeDecoder:
             artifact = load_artifact(artifact)
         about = artifact.about
         recorded = {key: about[key] for key in ("max_depth", "top_k", "tree_size") if about.get(key) is not None}
-        given = recorded | {"fallback_depth": about.get("best_static_depth"), "made_for": about} | shape
+        given = recorded | {"made_for": about} | shape
         return cls(pair, artifact.policy, strict=strict, allow_other_pair=allow_other_pair, **given)
 
     @property
@@ -144,17 +148,22 @@ class SpeculativeDecoder:
 
     @policy.setter
     def policy(self, policy: Policy) -> None:
-        self._take(policy, {}, False)
+        self._take(policy, None)
 
     @property
     def fallbacks(self) -> int:
         """See the class."""
         return self._guard.fallbacks
 
-    def _take(self, policy: Policy, made_for: Mapping[str, Any], allow_other_pair: bool) -> None:
+    def _take(self, policy: Policy, made_for: Mapping[str, Any] | None) -> None:
         """Decode with a policy from here on, or with the static depth if it does not fit."""
+        if isinstance(policy, type) or not all(hasattr(policy, part) for part in ("name", "act", "end_round")):
+            raise ConfigError(f"policy: expected one, such as load_policy(…) or StaticDepth(5) give, got {policy!r}")
+        made_for = getattr(policy, MADE_FOR, {}) if made_for is None else made_for
+        best = self._fallback_depth or made_for.get("best_static_depth") or self.max_depth
+        self._guard.depth = min(int(best), self.max_depth)
         shape = {"max_depth": self.max_depth, "top_k": self.top_k, "tree_size": self.tree_size}
-        reason = misfit(policy, self.pair, shape, made_for, allow_other_pair)
+        reason = misfit(policy, self.pair, shape, made_for, self._allow_other_pair)
         self._guard.admit(policy, reason)
         self._policy = policy
         self._decides = policy if reason is None else StaticDepth(self._guard.depth)
@@ -181,6 +190,8 @@ class SpeculativeDecoder:
 
     def _drafting(self, options: Options) -> DraftOptions:
         """Everything that a text is decoded and drafted with."""
+        if unknown := sorted(set(options) - Options.__annotations__.keys()):
+            raise ConfigError(f"{', '.join(unknown)}: unknown here; a text takes {', '.join(Options.__annotations__)}")
         return {
             "max_depth": self.max_depth,
             "top_k": self.top_k,

@@ -13,9 +13,9 @@ from transformers import PreTrainedModel
 from transformers.generation.configuration_utils import GenerationMode
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
-from radar_rl.errors import ConfigError
+from radar_rl.errors import ConfigError, check_whole
 from radar_rl.policies import Policy
-from radar_rl.runtime.artifact import load_artifact
+from radar_rl.runtime.artifact import MADE_FOR, load_artifact
 from radar_rl.runtime.decoder import SHAPE, SpeculativeDecoder
 from radar_rl.runtime.delivery import Delivery, eos_of, new_tokens_of
 from radar_rl.runtime.lent import Head, check_kind, lent_pair
@@ -62,25 +62,25 @@ def radar_generate(
         allow_other_pair: let a policy run with another head or model than it was trained with.
         strict: raise where the policy cannot decide; otherwise rounds fall back, see ``SpeculativeDecoder``.
 
+    ``generate`` does not hand its ``tokenizer`` on: stop strings go in as
+    ``stopping_criteria=[StopStringCriteria(tokenizer, ["…"])]``.
+
     Raises:
         ConfigError: no such policy.
+        InputError: a depth, width or size is no whole number ≥ 1.
         ArtifactError: the folder holds no sound policy.
     """
-    about: Mapping[str, Any] = {}
+    about: Mapping[str, Any] = getattr(policy, MADE_FOR, {})
     if isinstance(policy, str | Path):
         place = place_of(str(policy))
         about = load_artifact(place).about if place.is_dir() else {}
         policy = policy_from_string(str(policy))
     given = {"max_depth": max_depth, "top_k": top_k, "tree_size": tree_size}
-    shape = {key: int(value or about.get(key) or SHAPE[key]) for key, value in given.items()}
-    drafting = shape | {"draft_source": draft_source}
-    guarding = {
-        "made_for": about,
-        "fallback_depth": about.get("best_static_depth"),
-        "allow_other_pair": allow_other_pair,
-        "strict": strict,
-    }
-    return RadarGenerate(head, policy, drafting | guarding)
+    for name, value in given.items():
+        check_whole(name, 1 if value is None else value, 1)
+    shape = {key: about.get(key) or SHAPE[key] if value is None else value for key, value in given.items()}
+    guarding = {"made_for": about, "allow_other_pair": allow_other_pair, "strict": strict}
+    return RadarGenerate(head, policy, shape | {"draft_source": draft_source} | guarding)
 
 
 class RadarGenerate:

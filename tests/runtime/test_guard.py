@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from radar_rl.policies import (
     StaticDepth,
     TapOut,
 )
-from radar_rl.runtime import SpeculativeDecoder, autoregressive, load_artifact, save_policy
+from radar_rl.runtime import SpeculativeDecoder, autoregressive, load_artifact, load_policy, save_policy
 from radar_rl.speculative import Pair
 from radar_rl.speculative.heads import DraftHead
 from radar_rl.speculative.session import SpeculativeSession
@@ -249,3 +250,49 @@ def test_what_learns_from_text_to_text_takes_one_at_a_time(pocket: Pair, prompts
     assert learned_on > 0  # the policy itself, not a copy of it
     decoder.generate(prompts[1], max_new_tokens=TOKENS)
     assert policy._pulls.count.sum() > learned_on
+
+
+def test_a_loaded_policy_knows_its_pair_and_its_best_static_depth(
+    pocket: Pair, prompts: list[list[int]], alone: Callable, tmp_path: Path
+) -> None:  # type: ignore[type-arg]
+    about = {"target": pocket.target_identity, "draft": "another@0000", "best_static_depth": 2}
+    save_policy(tmp_path, ConfidenceThreshold(0.0), about)
+    with pytest.warns(FallbackWarning, match="another@0000"):
+        decoder = SpeculativeDecoder(pocket, load_policy(tmp_path), **SHAPE)
+    out = decoder.generate(prompts[0], max_new_tokens=TOKENS, seed=3)
+    assert (depths(out.rounds), out.fallbacks, out.token_ids) == ({2}, len(out.rounds), alone(0))
+    decoder.policy = load_policy(tmp_path)  # set anew, it fits no better
+    assert decoder.generate(prompts[0], max_new_tokens=TOKENS, seed=3).fallbacks == len(out.rounds)
+    with pytest.raises(ArtifactError, match="another@0000"):
+        SpeculativeDecoder(pocket, load_policy(tmp_path), **SHAPE, strict=True)
+    allowed = SpeculativeDecoder(pocket, load_policy(tmp_path), **SHAPE, allow_other_pair=True)
+    assert allowed.generate(prompts[0], max_new_tokens=TOKENS, seed=3).fallbacks == 0
+
+
+class Taught(Blind):
+    """Notes the rounds that it is told of."""
+
+    def begin_sequence(self, text: str | None = None) -> None:
+        self.rounds = 0
+
+    def end_round(self, draft_calls: int, accepted: int) -> None:
+        self.rounds += 1
+
+
+def test_a_policy_learns_from_no_round_that_it_did_not_decide(pocket: Pair, prompts: list[list[int]]) -> None:
+    always_going = (np.zeros((2, SEES.spec.size), np.float32), np.array([0.0, 1.0], np.float32))
+    policy = Taught("blind", SEES.spec, [always_going])
+    with pytest.warns(FallbackWarning):
+        out = SpeculativeDecoder(pocket, policy, **SHAPE).generate(prompts[0], max_new_tokens=TOKENS)
+    assert (policy.rounds, out.fallbacks) == (0, len(out.rounds))
+
+
+@pytest.mark.parametrize("policy", [None, "static:3", StaticDepth, 5])
+def test_what_is_no_policy_is_refused(pocket: Pair, policy: Any) -> None:
+    with pytest.raises(ConfigError, match="policy: expected one"):
+        SpeculativeDecoder(pocket, policy)
+
+
+def test_an_option_of_no_text_is_refused_by_name(pocket: Pair, prompts: list[list[int]]) -> None:
+    with pytest.raises(ConfigError, match="max_depth: unknown here; a text takes max_new_tokens"):
+        SpeculativeDecoder(pocket, StaticDepth(2)).generate(prompts[0], max_depth=3)  # type: ignore[call-arg]
