@@ -16,6 +16,7 @@ from radar_rl.evaluation.ope_report import draw_ope, print_ope
 from radar_rl.evaluation.trained import agreed_tree_size, check_fits
 from radar_rl.offline.behaviour import Behaviour, decide
 from radar_rl.offline.buffer import TraceObservations
+from radar_rl.offline.coverage import FITTED_Q, actions_taken, check_actions
 from radar_rl.offline.fqe import ChoiceShown, FittedValue, FQESettings, depths_of, fit_value
 from radar_rl.offline.returns import policy_values, start_rows
 from radar_rl.offline.shaping import potential, token_worth
@@ -157,8 +158,8 @@ def ope(
         tuned on the training texts.
 
     Raises:
-        ConfigError: a setting is out of range, a policy is there twice or is no function of the state, or the estimator
-            diverged.
+        ConfigError: a setting is out of range, a policy is there twice or is no function of the state, the behaviour
+            never takes one of the two actions, or the estimator diverged.
         TraceError: the trace does not fit a policy, or leaves no text to fit to.
     """
     settings = _settings(fqe)
@@ -235,6 +236,7 @@ def _on_training_texts(
     worth = token_worth(outcomes, reward, episode) if shaped else None
     problem = Problem.of(outcomes, reward, episode, worth)
     decisions = decide(behaviour, outcomes, settings.seed)
+    check_actions(actions_taken(decisions, outcomes.max_depth), FITTED_Q, behaviour)
     fitted, rows = [], []
     for each in asked:
         seen = problem.seen(each)

@@ -16,6 +16,8 @@ from torch import Tensor
 from radar_rl.errors import ConfigError
 from radar_rl.offline.backend import d3rlpy
 from radar_rl.offline.buffer import ObservationSource, TransitionBuffer
+from radar_rl.offline.coverage import FITTED_Q
+from radar_rl.offline.divergence import ENORMOUS, diverged, watched
 from radar_rl.offline.encoder import encoder_factory
 from radar_rl.offline.fit import EPOCHS, one_thread
 from radar_rl.offline.qlearning import GAMMA, REWARD_SCALE
@@ -27,6 +29,8 @@ SAMPLED = 20_000
 
 # States whose values are asked for at once.
 AT_ONCE = 50_000
+
+REMEDY = "lower fqe.learning_rate, or raise fqe.target_update_interval"
 
 
 @dataclass(frozen=True)
@@ -118,10 +122,12 @@ class FittedValue:
     """The value function that fitted Q evaluation ends with.
 
     Attributes:
+        name: of the policy, for messages.
         algorithm: d3rlpy's ``DiscreteFQE``, fitted.
         loss: mean of the last epoch.
     """
 
+    name: str
     algorithm: Any
     loss: float
 
@@ -129,7 +135,7 @@ class FittedValue:
         """Values of the states after call 1 of the rounds that start at some rows: [S] → [S] float64, tokens.
 
         Raises:
-            ConfigError: one is not finite.
+            ConfigError: one is not finite, or enormous: no text is worth so many tokens.
         """
         values = np.empty(len(rows))
         for start in range(0, len(rows), AT_ONCE):
@@ -137,8 +143,8 @@ class FittedValue:
             states = seen.observe(some, np.ones(len(some), dtype=np.int64))
             # d3rlpy scales rewards when it learns, and leaves values as they were learned.
             values[start : start + AT_ONCE] = self.algorithm.predict_value(states, states[:, -1]) / REWARD_SCALE
-        if not np.isfinite(values).all():
-            raise ConfigError("fitted Q evaluation diverged: values are not finite; lower fqe.learning_rate")
+        if not (np.abs(values) < ENORMOUS).all():  # written so that NaN is refused, too
+            raise diverged(f"{FITTED_Q} of {self.name}", EPOCHS, f"values past {ENORMOUS:.0e} tokens", REMEDY)
         return values
 
 
@@ -152,7 +158,7 @@ def fit_value(name: str, seen: ChoiceShown, transitions: TransitionSource, setti
         settings: how.
 
     Raises:
-        ConfigError: the loss is not finite.
+        ConfigError: it diverged: the loss is not finite, or weights ran away.
     """
     d3rlpy.seed(settings.seed)
     buffer = TransitionBuffer(seen, transitions, settings.seed)
@@ -176,16 +182,12 @@ def fit_value(name: str, seen: ChoiceShown, transitions: TransitionSource, setti
         logger_adapter=d3rlpy.logging.NoopAdapterFactory(),
         show_progress=False,
     )
+    sound = watched(epochs, algorithm, f"{FITTED_Q} of {name}", REMEDY)
     loss = math.nan
     with one_thread():
-        for epoch, metrics in track(epochs, total=EPOCHS, label=f"evaluating {name}"):
-            loss = float(metrics["loss"])
-            if not math.isfinite(loss):
-                raise ConfigError(
-                    f"fitted Q evaluation of {name} diverged in epoch {epoch}: the loss is not finite; lower "
-                    "fqe.learning_rate, or raise fqe.target_update_interval"
-                )
-    return FittedValue(algorithm, loss)
+        for _, losses in track(sound, total=EPOCHS, label=f"evaluating {name}"):
+            loss = losses["loss"]
+    return FittedValue(name, algorithm, loss)
 
 
 def _sampled(seen: ChoiceShown, transitions: TransitionSource, seed: int) -> NDArray[np.float32]:

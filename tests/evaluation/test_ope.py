@@ -1,3 +1,4 @@
+import json
 import re
 import shutil
 from pathlib import Path
@@ -158,6 +159,17 @@ def test_what_cannot_be_evaluated_is_named(
     pair = write_collection(tmp_path / "pair", make_trace(prompts=10, new_tokens=20, target="other@1"))
     fails(TraceError, "allow_other_pair=true", [str(runs["bc"])], traces=str(pair))
     shutil.rmtree(tmp_path / "out", ignore_errors=True)
+
+
+def test_a_behaviour_that_takes_one_action_alone_is_refused(
+    collection: Path, hardware_file: Path, tmp_path: Path
+) -> None:
+    dear = json.loads(hardware_file.read_text())
+    dear["draft_seconds"] = [1.0] * len(dear["draft_seconds"])  # the tuned static depth is 1: it never continues
+    (tmp_path / "dear.json").write_text(json.dumps(dear))
+    with pytest.raises(ConfigError, match="behaviour static: expected both actions in the data, got only stop"):
+        ope(**asked(collection, tmp_path / "dear.json", tmp_path / "out", ["static:2"], behaviour="static"))
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_small_share_is_fitted_to_and_all_held_out_texts_compared(
