@@ -18,6 +18,7 @@ from radar_rl.offline.behaviour import Behaviour, decide
 from radar_rl.offline.buffer import TraceObservations
 from radar_rl.offline.coverage import FITTED_Q, actions_taken, check_actions
 from radar_rl.offline.fqe import ChoiceShown, FittedValue, FQESettings, depths_of, fit_value
+from radar_rl.offline.ranges import ABOVE_ZERO, BELOW_ONE, check_value
 from radar_rl.offline.returns import policy_values, start_rows
 from radar_rl.offline.shaping import potential, token_worth
 from radar_rl.offline.transitions import Episode, TraceTransitions, check_episode
@@ -164,8 +165,8 @@ def ope(
     """
     settings = _settings(fqe)
     check_episode(episode)
-    if not 0.0 <= held_out < 1.0 or not 0.0 < share <= 1.0:
-        raise ConfigError(f"expected held_out in [0, 1) and share in (0, 1], got {held_out} and {share}")
+    check_value("held_out", held_out, BELOW_ONE)
+    check_value("share", share, ABOVE_ZERO)
     folder, asked, made = Path(out), candidates(runs), trace_settings(traces)
     loaded = [each.run for each in asked if each.run]
     for run in loaded:

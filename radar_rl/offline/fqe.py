@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from radar_rl.errors import ConfigError
 from radar_rl.offline.backend import d3rlpy
 from radar_rl.offline.buffer import ObservationSource, TransitionBuffer
 from radar_rl.offline.coverage import FITTED_Q
@@ -21,6 +20,7 @@ from radar_rl.offline.divergence import ENORMOUS, diverged, watched
 from radar_rl.offline.encoder import encoder_factory
 from radar_rl.offline.fit import EPOCHS, one_thread
 from radar_rl.offline.qlearning import GAMMA, REWARD_SCALE
+from radar_rl.offline.ranges import COUNT, LISTS, RANGES, SEED, at_least, check_value
 from radar_rl.offline.transitions import TransitionSource
 from radar_rl.progress import track
 
@@ -31,6 +31,13 @@ SAMPLED = 20_000
 AT_ONCE = 50_000
 
 REMEDY = "lower fqe.learning_rate, or raise fqe.target_update_interval"
+
+FQE_RANGES = {
+    "steps": at_least(EPOCHS),
+    "batch_size": COUNT,
+    **{name: RANGES[name] for name in ("learning_rate", "hidden", "target_update_interval", "n_critics")},
+    "seed": SEED,
+}
 
 
 @dataclass(frozen=True)
@@ -60,18 +67,9 @@ class FQESettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        for name, allowed in FQE_RANGES.items():
+            check_value(f"fqe.{name}", getattr(self, name), allowed, listed=name in LISTS)
         object.__setattr__(self, "hidden", tuple(self.hidden))
-        if self.steps < EPOCHS or self.seed < 0 or not 0.0 < self.learning_rate < math.inf:
-            raise ConfigError(
-                f"fqe: expected steps ≥ {EPOCHS}, seed ≥ 0 and a positive learning_rate, got {self.steps}, {self.seed} "
-                f"and {self.learning_rate}"
-            )
-        counts = (self.batch_size, self.target_update_interval, self.n_critics, *self.hidden)
-        if not self.hidden or min(counts) < 1:
-            raise ConfigError(
-                "fqe: expected batch_size, target_update_interval, n_critics and hidden sizes ≥ 1, got "
-                f"{', '.join(map(str, counts))}"
-            )
 
 
 def depths_of(table: NDArray[np.bool_]) -> NDArray[np.int8]:

@@ -13,7 +13,7 @@ from radar_rl.evaluation.evaluate import evaluate
 from radar_rl.evaluation.groups import grouped, spread
 from radar_rl.offline.train import train
 
-COMMON = {"model": {}, "allow_other_pair": False, "resamples": 20, "seed": 0}
+COMMON = {"model": {}, "allow_other_pair": False, "resamples": 100, "seed": 0}
 
 
 @pytest.fixture(scope="module")
