@@ -37,6 +37,7 @@ def fails(capfd: pytest.CaptureFixture[str], *command: str) -> str:
     ("command", "told"),
     [
         (["train", "traces=x", "out=y", "stepz=3"], "did you mean 'steps'"),
+        (["train", "traces=x", "out=y", "bogus=3"], "unknown key 'bogus'; valid: "),
         (["collect", "task.path=nowhere.jsonl", "out=y"], "nowhere.jsonl"),
         (["collect", "tasks=[gsm8k]", "data_dir=nowhere", "out=y"], "no such folder"),
         (["collect", "top_k=5000", "limit=1", "out=y"], "top_k: expected at most 2048"),

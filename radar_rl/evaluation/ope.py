@@ -168,6 +168,8 @@ def ope(
     check_value("held_out", held_out, BELOW_ONE)
     check_value("share", share, ABOVE_ZERO)
     folder, asked, made = Path(out), candidates(runs), trace_settings(traces)
+    for each in asked:
+        each.check_depth(made.max_depth)
     loaded = [each.run for each in asked if each.run]
     for run in loaded:
         check_fits(run, made, allow_other_pair)

@@ -2,6 +2,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,12 @@ from synthetic_trace import make_trace, write_collection
 from radar_rl.errors import ArtifactError, ConfigError, InputError, TraceError
 from radar_rl.evaluation.agreement import Agreement
 from radar_rl.evaluation.candidates import candidates
-from radar_rl.evaluation.ope import SCHEMA, ope
+from radar_rl.evaluation.ope import SCHEMA, Problem, ope
 from radar_rl.evaluation.ope_report import agreement_words, better_half, draw_ope, print_ope
 from radar_rl.offline.walk import Outcomes, walk_policy
 from radar_rl.policies import ConfidenceThreshold, RandomStop, StaticDepth
 from radar_rl.rollouts import Trace
+from radar_rl.rollouts.reward import Reward
 from radar_rl.rollouts.split import held_out
 from radar_rl.runtime.artifact import load_policy, save_policy
 from radar_rl.speculative.hardware import HardwareProfile
@@ -79,6 +81,17 @@ def test_estimates_stand_beside_exact_values(
     assert rows[-1]["starts"] == len(outcomes.trace.first_row)
     best = max(rows[:5], key=lambda row: row["exact"])
     assert best["tokens_per_second"] == max(row["tokens_per_second"] for row in rows[:5])
+
+
+def test_an_estimate_of_shaped_rewards_has_the_potential_added_again(trace: Trace, hardware_file: Path) -> None:
+    outcomes = Outcomes.of(trace, HardwareProfile.load(hardware_file))
+    problem = Problem.of(outcomes, Reward(rate=350.0), "round", 1.0)
+    assert problem.phi is not None
+    (candidate,) = candidates(["static:4"])
+    nothing = SimpleNamespace(at_first_call=lambda seen, rows: np.zeros(len(rows)))
+    values = problem.values(candidate, problem.seen(candidate), nothing)  # type: ignore[arg-type]
+    assert values["estimate"] == pytest.approx(problem.phi[problem.starts, 0].mean())
+    assert values["estimate"] != 0.0
 
 
 def test_a_seed_gives_the_same_table(collection: Path, hardware_file: Path, tmp_path: Path) -> None:
@@ -153,6 +166,7 @@ def test_what_cannot_be_evaluated_is_named(
     fails(ConfigError, "unknown behaviour", ["static:2"], behaviour="nobody")
     fails(ConfigError, "unknown episode", ["static:2"], episode="day")
     fails(ConfigError, "share", ["static:2"], share=0.0)
+    fails(ConfigError, "static-9: rounds of the trace have at most 8 draft calls", ["static:8", "static:9"])
     fails(TraceError, "trained for trees of 60 nodes, but tree_size=30", [str(runs["bc"])], tree_size=30)
     other = write_collection(tmp_path / "other", make_trace(prompts=10, new_tokens=20, max_depth=5))
     fails(TraceError, "trained with max_depth=8", [str(runs["bc"])], traces=str(other))
