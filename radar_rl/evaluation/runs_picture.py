@@ -13,7 +13,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from radar_rl.evaluation.groups import Group, grouped, spread
 from radar_rl.offline.run import CURVE_FILE
 
-# Okabe and Ito's colours, which the colour-blind tell apart; more groups than those begin again, darker, with another dash.
+# Okabe and Ito's colours, which the colour-blind tell apart; further groups begin again, darker and with another dash.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#5a5a5a")
 DARKER = 0.55
 DASHES = ("-", "--", ":", "-.")
@@ -22,7 +22,8 @@ DASHES = ("-", "--", ":", "-.")
 def _style(place: int) -> tuple[str, str]:
     """Colour and dash of the group at a place of the order."""
     turn, colour = divmod(place, len(COLOURS))
-    return to_hex([part * DARKER**turn for part in to_rgb(COLOURS[colour])]), DASHES[turn % len(DASHES)]
+    red, green, blue = (part * DARKER**turn for part in to_rgb(COLOURS[colour]))
+    return to_hex((red, green, blue)), DASHES[turn % len(DASHES)]
 
 
 def draw_runs(rows: pl.DataFrame, folders: Sequence[Path], path: Path) -> None:

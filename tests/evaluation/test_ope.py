@@ -14,7 +14,7 @@ from radar_rl.errors import ArtifactError, ConfigError, InputError, TraceError
 from radar_rl.evaluation.agreement import Agreement
 from radar_rl.evaluation.candidates import candidates
 from radar_rl.evaluation.ope import SCHEMA, Problem, ope
-from radar_rl.evaluation.ope_report import agreement_words, better_half, draw_ope, print_ope
+from radar_rl.evaluation.ope_report import agreement_words, better_half, draw_ope, number_places, print_ope
 from radar_rl.offline.walk import Outcomes, walk_policy
 from radar_rl.policies import ConfidenceThreshold, RandomStop, StaticDepth
 from radar_rl.rollouts import Trace
@@ -133,6 +133,13 @@ def test_the_better_half_is_looked_at_by_itself(tmp_path: Path, capsys) -> None:
     assert "The better half: Spearman ρ -1.00" in printed
     draw_ope(rows, tmp_path / "ope.png")
     assert (tmp_path / "ope.png").is_file()
+
+
+def test_numbers_in_a_cluster_stand_apart() -> None:
+    points = np.array([[0.0, 0.0], [2.0, 1.0], [1.0, 3.0], [3.0, 2.0], [80.0, 80.0]])
+    numbers = points + np.array(number_places(points))
+    apart = np.abs(numbers[:, None] - numbers[None]) >= (8.0, 7.0)
+    assert (apart.any(axis=2) | np.eye(5, dtype=bool)).all()
 
 
 def test_folders_of_policies_are_searched(runs: dict[str, Path], tmp_path: Path, caplog) -> None:
