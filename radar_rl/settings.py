@@ -116,7 +116,7 @@ def resolved(composed: "DictConfig") -> dict[str, Any]:
 def closest(word: str, valid: Iterable[str]) -> str:
     """A hint naming the most similar valid word, or all valid words if none is similar."""
     valid = list(valid)
-    near = difflib.get_close_matches(word, valid, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(word, valid, n=1)
     return f"did you mean {near[0]!r}?" if near else f"valid: {', '.join(valid)}"
 
 

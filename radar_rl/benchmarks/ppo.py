@@ -21,6 +21,7 @@ from radar_rl.evaluation.report import print_comparison
 from radar_rl.offline.algorithms import settings_of
 from radar_rl.offline.fit import one_thread
 from radar_rl.offline.ppo import PPOLearner, Replayed
+from radar_rl.offline.ranges import SEED, check_value
 from radar_rl.offline.tuning import TunedRules, tune_rules
 from radar_rl.offline.walk import Outcomes, walk_oracle, walk_policy
 from radar_rl.policies import LearnedPolicy, RandomStop
@@ -115,12 +116,12 @@ def bench_ppo(
         The rows of the table.
 
     Raises:
-        InputError: a number is out of range.
+        InputError, ConfigError: a number is out of range.
         TraceError: there is no trace, or one of the halves has no texts.
     """
     for name, value in {"num_envs": num_envs, "points": points}.items():
         check_whole(name, value, 1)
-    check_whole("seed", seed, 0)
+    check_value("seed", seed, SEED)
     if not seconds > 0 or not 0.0 < held_out < 1.0:
         raise InputError(f"expected seconds > 0 and held_out between 0 and 1, got {seconds} and {held_out}")
     folder = sample_traces() if traces is None else traces

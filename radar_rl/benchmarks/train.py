@@ -28,6 +28,7 @@ from radar_rl.offline.data import TraceData, sample_observations
 from radar_rl.offline.encoder import encoder_factory
 from radar_rl.offline.fit import one_thread
 from radar_rl.offline.qlearning import IMITATORS, fit_qlearning, make_algorithm
+from radar_rl.offline.ranges import SEED, check_value
 from radar_rl.offline.walk import Outcomes
 from radar_rl.progress import track
 from radar_rl.rollouts import load_trace
@@ -186,7 +187,7 @@ def bench_train(
 
     Raises:
         ConfigError: no algorithm, or one that is unknown or does not learn from a buffer.
-        InputError: a number is out of range.
+        InputError, ConfigError: a number is out of range.
         TraceError: there is no trace.
     """
     buffered = [name for name, algorithm in ALGORITHMS.items() if algorithm.learner is fit_qlearning]
@@ -194,7 +195,7 @@ def bench_train(
         raise ConfigError(f"algos: expected some of {', '.join(buffered)}; got {', '.join(algos) or 'none'}")
     for name, value in {"batch_size": batch_size, "updates": updates, "repeats": repeats}.items():
         check_whole(name, value, 1)
-    check_whole("seed", seed, 0)
+    check_value("seed", seed, SEED)
     trace = load_trace(sample_traces() if traces is None else traces)
     made = trace.settings
     profile = resolve_hardware(

@@ -14,7 +14,7 @@ from radar_rl.evaluation.trained import run_facts, run_names
 from radar_rl.offline.data import OBSERVATION_FLOOR
 from radar_rl.offline.run import RUN_FILE, Run, load_run
 from radar_rl.offline.walk import Outcomes
-from radar_rl.policies import LearnedPolicy, MemorylessPolicy
+from radar_rl.policies import LearnedPolicy, MemorylessPolicy, StaticDepth
 from radar_rl.policies.observation import ObservationSpec
 from radar_rl.rollouts.trace import TraceSettings
 from radar_rl.runtime.artifact import load_policy, read_config
@@ -51,6 +51,15 @@ class Candidate:
         if isinstance(self.policy, LearnedPolicy):
             return self.policy.spec
         return ObservationSpec(made.max_depth, made.top_k, floor=OBSERVATION_FLOOR)
+
+    def check_depth(self, max_depth: int) -> None:
+        """Refuse a static depth that rounds of a trace cannot have: it would pass for their last one.
+
+        Raises:
+            ConfigError: naming it.
+        """
+        if isinstance(self.policy, StaticDepth) and self.policy.depth > max_depth:
+            raise ConfigError(f"runs: {self.name}: rounds of the trace have at most {max_depth} draft calls")
 
     def paid(self, outcomes: Outcomes) -> NDArray[np.bool_]:
         """After which draft calls it pays for a decision: [L] bool."""

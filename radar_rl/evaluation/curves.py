@@ -71,7 +71,8 @@ def _learned(rows: pl.DataFrame) -> pl.DataFrame:
     at_home = pl.col("trained_for").eq_missing(pl.col("hardware"))
     learned = learned.filter(at_home | ~at_home.any().over("hardware"))
     lines = {row: group.name for group in grouped(learned, ALIKE) for row in group.rows}
-    return learned.with_columns(line=pl.Series([lines[row] for row in range(learned.height)], dtype=pl.String))
+    named = learned.with_columns(line=pl.Series([lines.get(row) for row in range(learned.height)], dtype=pl.String))
+    return named.drop_nulls("line")
 
 
 def _several(learned: pl.DataFrame) -> pl.DataFrame:
@@ -90,9 +91,9 @@ def _panel(axes: Axes, here: pl.DataFrame, colours: dict[str, str], unit: float,
         axes.plot(x, middle, "-o", color=colours[str(line)], ms=4, lw=1.6, label=str(line))
         if np.isfinite(low).all():
             axes.fill_between(x, low, high, color=colours[str(line)], alpha=0.15, lw=0)
-    if not rule.is_empty():
+    if not rule.is_empty():  # another one on each machine, so the legend of all panels names none
         best: dict[str, Any] = rule.row(0, named=True)
-        axes.axhline((best["speedup_static"] - 1) / unit, color="#b3761d", ls=":", lw=1.4, label=best["policy"])
+        axes.axhline((best["speedup_static"] - 1) / unit, color="#b3761d", ls=":", lw=1.4, label="best tuned rule")
     axes.axhline(0, color="#2b2d33", lw=0.8)
     axes.set_xscale("log")
     seen = sorted(set(here["positions"]))

@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 
-from radar_rl.errors import ConfigError, TraceError
+from radar_rl.errors import TraceError
 from radar_rl.evaluation.compare import Contender, comparison, contenders
 from radar_rl.evaluation.curves import differing_positions, learning_curves
 from radar_rl.evaluation.decision import decision_microseconds
@@ -17,8 +17,9 @@ from radar_rl.evaluation.picture import draw_comparison
 from radar_rl.evaluation.profiles import Hardware, profiles, slug
 from radar_rl.evaluation.report import print_comparison
 from radar_rl.evaluation.retarget import draw_retargeting, print_retargeting, retargetings
-from radar_rl.evaluation.statistics import MIN_PROMPTS
+from radar_rl.evaluation.statistics import MIN_PROMPTS, MIN_RESAMPLES
 from radar_rl.evaluation.trained import Trained, agreed_tree_size, check_fits, run_names, seen_features
+from radar_rl.offline.ranges import SEED, SHARE, at_least, check_value
 from radar_rl.offline.results import runs_in
 from radar_rl.offline.run import Run, load_run
 from radar_rl.offline.tuning import TunedRules, tune_rules
@@ -63,7 +64,7 @@ def evaluate(
         held_out: share of held-out prompts if there are no runs; runs have recorded theirs.
         seed: of the bootstrap.
         tree_size: nodes verified, at most the collected ones; None takes the runs', or without runs the collected ones.
-        resamples: bootstrap samples.
+        resamples: bootstrap samples, at least ``MIN_RESAMPLES``.
         tune_traces: folder of another trace, on whose training prompts rules are tuned; policies are then compared on
             all prompts of ``traces``. None: on the training and the held-out prompts of ``traces``.
 
@@ -75,10 +76,9 @@ def evaluate(
             on, or holds prompts that were trained on.
         ConfigError: two runs or two profiles have the same name, or a value is out of range.
     """
-    if resamples < 1:
-        raise ConfigError(f"resamples: expected at least 1, got {resamples}")
-    if seed < 0 or not 0.0 <= held_out <= 1.0:
-        raise ConfigError(f"expected seed ≥ 0 and held_out in [0, 1], got {seed} and {held_out}")
+    check_value("resamples", resamples, at_least(MIN_RESAMPLES))
+    check_value("seed", seed, SEED)
+    check_value("held_out", held_out, SHARE)
     folder = Path(out)
     loaded = [load_run(run) for run in runs_in(runs)]
     names = run_names(loaded)

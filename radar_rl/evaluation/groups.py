@@ -23,6 +23,9 @@ SETTINGS = (
     "data_hash",
 )
 
+# What tells one training from another in a table, beside the algorithm and its settings; where evaluated, on what.
+TRAINING = (*SETTINGS, "tree_size", "hardware", "trained_for", "positions", "seed")
+
 
 @dataclass(frozen=True)
 class Group:
@@ -40,6 +43,8 @@ class Group:
 def grouped(results: pl.DataFrame, alike: Sequence[str] = (*SETTINGS, "tree_size", "hardware")) -> list[Group]:
     """The groups among runs, in the order of their first ones.
 
+    The same training in two folders is one run, the first: it is no second seed.
+
     Args:
         results: rows of ``gather_results`` (``offline.results``), or runs' rows of ``evaluation.parquet``.
         alike: columns in which a group's runs are the same, beside the algorithm and its settings; by default all that
@@ -48,7 +53,12 @@ def grouped(results: pl.DataFrame, alike: Sequence[str] = (*SETTINGS, "tree_size
     told = [_told(row, alike) for row in results.iter_rows(named=True)]
     algorithms = results["algorithm"].to_list()
     rows: dict[tuple[tuple[str, str], ...], list[int]] = {}
-    for number, settings in enumerate(told):
+    trainings = set()
+    for number, (row, settings) in enumerate(zip(results.iter_rows(named=True), told, strict=True)):
+        training = (*(row.get(name) for name in TRAINING), row["settings"], row["algorithm"])
+        if row["seed"] is not None and training in trainings:
+            continue
+        trainings.add(training)
         rows.setdefault(tuple(sorted(settings.items())), []).append(number)
     groups = []
     for numbers in rows.values():

@@ -16,7 +16,9 @@ from radar_rl.evaluation.ope_report import draw_ope, print_ope
 from radar_rl.evaluation.trained import agreed_tree_size, check_fits
 from radar_rl.offline.behaviour import Behaviour, decide
 from radar_rl.offline.buffer import TraceObservations
+from radar_rl.offline.coverage import FITTED_Q, actions_taken, check_actions
 from radar_rl.offline.fqe import ChoiceShown, FittedValue, FQESettings, depths_of, fit_value
+from radar_rl.offline.ranges import ABOVE_ZERO, BELOW_ONE, check_value
 from radar_rl.offline.returns import policy_values, start_rows
 from radar_rl.offline.shaping import potential, token_worth
 from radar_rl.offline.transitions import Episode, TraceTransitions, check_episode
@@ -157,15 +159,17 @@ def ope(
         tuned on the training texts.
 
     Raises:
-        ConfigError: a setting is out of range, a policy is there twice or is no function of the state, or the estimator
-            diverged.
+        ConfigError: a setting is out of range, a policy is there twice or is no function of the state, the behaviour
+            never takes one of the two actions, or the estimator diverged.
         TraceError: the trace does not fit a policy, or leaves no text to fit to.
     """
     settings = _settings(fqe)
     check_episode(episode)
-    if not 0.0 <= held_out < 1.0 or not 0.0 < share <= 1.0:
-        raise ConfigError(f"expected held_out in [0, 1) and share in (0, 1], got {held_out} and {share}")
+    check_value("held_out", held_out, BELOW_ONE)
+    check_value("share", share, ABOVE_ZERO)
     folder, asked, made = Path(out), candidates(runs), trace_settings(traces)
+    for each in asked:
+        each.check_depth(made.max_depth)
     loaded = [each.run for each in asked if each.run]
     for run in loaded:
         check_fits(run, made, allow_other_pair)
@@ -235,6 +239,7 @@ def _on_training_texts(
     worth = token_worth(outcomes, reward, episode) if shaped else None
     problem = Problem.of(outcomes, reward, episode, worth)
     decisions = decide(behaviour, outcomes, settings.seed)
+    check_actions(actions_taken(decisions, outcomes.max_depth), FITTED_Q, behaviour)
     fitted, rows = [], []
     for each in asked:
         seen = problem.seen(each)

@@ -7,6 +7,7 @@ import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from numpy.typing import NDArray
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
@@ -19,6 +20,12 @@ MANY_POLICIES = 2 * MIN_POLICIES
 
 COLOURS = ("#1f6fb4", "#c4473a", "#2f8f5b", "#8a5ab5", "#3aa3a8", "#d16ba5", "#6b6f76")
 RULE = "#b3761d"
+
+# In points: about the size of a panel, the room of a number, and where it may stand beside its point, best first.
+PANEL = (250.0, 210.0)
+NUMBER = (8.0, 7.0)
+SIDES = ((9.0, -5.0), (-9.0, 5.0), (9.0, 5.0), (-9.0, -5.0), (0.0, 9.0), (0.0, -9.0))
+PLACES = [(far * x, far * y) for far in (1.0, 1.8, 2.6) for x, y in SIDES]
 
 
 def parts(rows: pl.DataFrame) -> list[tuple[str, pl.DataFrame, Agreement]]:
@@ -160,6 +167,25 @@ def _mark(colour: str) -> Line2D:
     return Line2D([], [], ls="", marker="o", ms=6, mfc=colour, mec="white")
 
 
+def number_places(points: NDArray[np.float64]) -> list[tuple[float, float]]:
+    """Where each point's number stands, from the point: clear of the other points and of the numbers before it.
+
+    Args:
+        points: [P, 2], in points (1/72 inch).
+
+    Returns:
+        P offsets in points; of a crowd, the last ones are as they come.
+    """
+    taken = list(points)
+    places = []
+    for point in points:
+        free = (place for place in PLACES if not (np.abs(point + place - np.array(taken)) < NUMBER).all(axis=1).any())
+        place = next(free, PLACES[0])
+        taken.append(point + place)
+        places.append(place)
+    return places
+
+
 def _panel(axes: Axes, own: pl.DataFrame, names: list[str], colours: dict[str, str]) -> None:
     """Estimates against exact values, the diagonal, and the diagonal moved by what all estimates have in common."""
     exact, estimates = own["exact"].to_numpy(), own["estimate"].to_numpy()
@@ -169,20 +195,14 @@ def _panel(axes: Axes, own: pl.DataFrame, names: list[str], colours: dict[str, s
     common = float((estimates - exact).mean())
     axes.plot(ends, ends, color="#2b2d33", lw=1, label="estimate = exact", zorder=1)
     axes.plot(ends, ends + common, color="#8a8f98", lw=1, ls=":", label=f"{common:+.3g}, the mean error", zorder=1)
-    for side, row in enumerate(own.sort("estimate").iter_rows(named=True)):
+    spans = np.array([ends[1] - ends[0], max(estimates.max(), ends[1]) - min(estimates.min(), ends[0])])
+    away = number_places(np.stack([exact, estimates], axis=1) / spans * PANEL)
+    for place, row in zip(away, own.iter_rows(named=True), strict=True):
         point = (row["exact"], row["estimate"])
         axes.plot(*point, "o", ms=7, mfc=colours[row["policy"]], mec="white", mew=0.8, zorder=3)
         number = str(names.index(row["policy"]) + 1)
-        left = side % 2 == 1  # neighbours' numbers on different sides
-        away = (-5, 4) if left else (5, -7)
         axes.annotate(
-            number,
-            point,
-            xytext=away,
-            textcoords="offset points",
-            ha="right" if left else "left",
-            fontsize=7.5,
-            zorder=4,
+            number, point, xytext=place, textcoords="offset points", ha="center", va="center", fontsize=7.5, zorder=4
         )
     axes.set_xlim(float(ends[0]), float(ends[1]))
     axes.spines[["top", "right"]].set_visible(False)

@@ -6,20 +6,24 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from radar_rl.evaluation.groups import Group, grouped, spread
 from radar_rl.offline.run import CURVE_FILE
 
-# Okabe and Ito's colours, which the colour-blind tell apart; more groups than those begin again with another dash.
+# Okabe and Ito's colours, which the colour-blind tell apart; further groups begin again, darker and with another dash.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#5a5a5a")
+DARKER = 0.55
 DASHES = ("-", "--", ":", "-.")
 
 
 def _style(place: int) -> tuple[str, str]:
     """Colour and dash of the group at a place of the order."""
-    return COLOURS[place % len(COLOURS)], DASHES[place // len(COLOURS) % len(DASHES)]
+    turn, colour = divmod(place, len(COLOURS))
+    red, green, blue = (part * DARKER**turn for part in to_rgb(COLOURS[colour]))
+    return to_hex((red, green, blue)), DASHES[turn % len(DASHES)]
 
 
 def draw_runs(rows: pl.DataFrame, folders: Sequence[Path], path: Path) -> None:
@@ -75,6 +79,7 @@ def _gains(axes: Axes, rows: pl.DataFrame, groups: Sequence[Group], *, labelled:
         label.set_color(_style(place)[0])
     axes.set_ylim(len(groups) - 0.4, -0.6)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:+.3g}%" if value else "0%"))
+    axes.xaxis.set_major_locator(MaxNLocator(4))
     axes.margins(x=0.18)
     first = rows.row(0, named=True)
     axes.set_xlabel(f"tokens per second against tuned static depth\n{first['measured_on']}; mark and bar: mean ± std")

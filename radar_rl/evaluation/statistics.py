@@ -8,6 +8,9 @@ from scipy.stats import bootstrap
 
 MIN_PROMPTS = 10
 
+# Fewer samples leave the ends of a 95 % interval to one or two of them.
+MIN_RESAMPLES = 100
+
 # Prompts drawn at a time; bounds the memory that resampling takes, and changes nothing else.
 RESAMPLED = 2_000_000
 

@@ -26,13 +26,13 @@ def agreed_tree_size(runs: Sequence[Run], made: TraceSettings, asked: int | None
     """Nodes verified: what was asked for, else the runs', else the trace's.
 
     Raises:
-        TraceError: a run was trained for trees of another size.
+        TraceError: the trace cannot be read for trees of that size, or a run was trained for another one.
     """
-    size = asked or (int(runs[0].about["tree_size"]) if runs else made.tree_size)
+    size = int(runs[0].about["tree_size"]) if runs and asked is None else made.read_for(asked).tree_size
     for run in runs:
         trained = int(run.about["tree_size"])
         if trained != size:
-            other = f"tree_size={asked}" if asked else f"{runs[0].folder} for {size}"
+            other = f"tree_size={asked}" if asked is not None else f"{runs[0].folder} for {size}"
             raise TraceError(
                 f"{run.folder}: trained for trees of {trained} nodes, but {other}; evaluate each tree size by itself, "
                 "or train again with tree_size="

@@ -14,14 +14,17 @@ log = logging.getLogger(__name__)
 
 WORDS = {STOP: "stop", CONTINUE: "continue"}
 
+FITTED_Q = "fitted Q evaluation"
+
 WITHOUT = {
     "bc": "there is nothing to imitate there but the other one",
     "bcq": "its imitator rules the missing one out, so the policy copies the behaviour there",
     "cql": "its conservative term pushes the missing one's value down, so the policy copies the behaviour there",
     "ddqn": "the missing one's value there is a guess that nothing corrects; rather use cql, iql or bcq",
+    FITTED_Q: "a policy that takes the missing one there is valued by a guess that nothing corrects",
     "iql": "its policy learns from actions taken alone, so it keeps to the behaviour there",
 }
-"""What an action that is missing after some draft call means there, by algorithm."""
+"""What an action that is missing after some draft call means there, by what learns."""
 
 PIECE = 1_000_000  # decisions counted at once: bincount works on copies of eight bytes each
 
@@ -46,12 +49,12 @@ def actions_taken(decisions: Decisions | Transitions, max_depth: int) -> NDArray
     return counts.reshape(max_depth - 1, 2)
 
 
-def check_actions(taken: NDArray[np.int64], algorithm: str, behaviour: str) -> None:
-    """Warn where only one of the two actions was ever taken, and say what the algorithm makes of that.
+def check_actions(taken: NDArray[np.int64], learner: str, behaviour: str) -> None:
+    """Warn where only one of the two actions was ever taken, and say what the learner makes of that.
 
     Args:
         taken: [max_depth − 1, 2], as ``actions_taken`` counts.
-        algorithm: its name.
+        learner: an algorithm's name, or ``FITTED_Q``.
         behaviour: who acted.
 
     Raises:
@@ -68,10 +71,10 @@ def check_actions(taken: NDArray[np.int64], algorithm: str, behaviour: str) -> N
         calls = np.flatnonzero((taken[:, action] == 0) & (taken[:, 1 - action] > 0)) + 1
         if len(calls):
             log.warning(
-                "behaviour %s never takes %s after draft call %s; algo=%s: %s",
+                "behaviour %s never takes %s after draft call %s; %s: %s",
                 behaviour,
                 word,
                 ", ".join(map(str, calls)),
-                algorithm,
-                WITHOUT.get(algorithm, "nothing is known of the missing one there"),
+                learner if learner == FITTED_Q else f"algo={learner}",
+                WITHOUT.get(learner, "nothing is known of the missing one there"),
             )

@@ -1,6 +1,5 @@
 """Fitting, whatever the algorithm: how long and from which seed, the curve, and λ that follows the policy."""
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from radar_rl.errors import ConfigError
 from radar_rl.offline.behaviour import EveryDecision
 from radar_rl.offline.data import TraceData, TrainingData
+from radar_rl.offline.divergence import check_losses
 from radar_rl.offline.walk import Walk
 from radar_rl.policies.protocol import MemorylessPolicy
 
@@ -129,7 +129,7 @@ class Progress:
             ConfigError: a metric is not finite.
         """
         row: CurveRow = {"epoch": epoch, "step": epoch * self.training.per_epoch, "rate": self.rate, **metrics}
-        _check_finite(self.name, row)
+        check_losses(f"algo={self.name}", epoch, row)
         self.policy = policy()
         run = (self.replay or self.data.replay)(self.policy)
         if run is not None:
@@ -164,22 +164,3 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
-
-
-def diverged(name: str, epoch: int, broken: str) -> ConfigError:
-    """The error that stops an algorithm whose numbers ran away.
-
-    Args:
-        name: of the algorithm.
-        epoch: in which it happened, from 1.
-        broken: what shows it.
-    """
-    return ConfigError(
-        f"algo={name} diverged in epoch {epoch}: {broken}; lower algo.learning_rate, or check the rewards' size"
-    )
-
-
-def _check_finite(name: str, row: CurveRow) -> None:
-    broken = [key for key, value in row.items() if not math.isfinite(value)]
-    if broken:
-        raise diverged(name, int(row["epoch"]), f"{', '.join(broken)} not finite")

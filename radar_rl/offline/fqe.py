@@ -13,12 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from radar_rl.errors import ConfigError
 from radar_rl.offline.backend import d3rlpy
 from radar_rl.offline.buffer import ObservationSource, TransitionBuffer
+from radar_rl.offline.coverage import FITTED_Q
+from radar_rl.offline.divergence import ENORMOUS, diverged, watched
 from radar_rl.offline.encoder import encoder_factory
 from radar_rl.offline.fit import EPOCHS, one_thread
 from radar_rl.offline.qlearning import GAMMA, REWARD_SCALE
+from radar_rl.offline.ranges import COUNT, LISTS, RANGES, SEED, at_least, check_value
 from radar_rl.offline.transitions import TransitionSource
 from radar_rl.progress import track
 
@@ -27,6 +29,15 @@ SAMPLED = 20_000
 
 # States whose values are asked for at once.
 AT_ONCE = 50_000
+
+REMEDY = "lower fqe.learning_rate, or raise fqe.target_update_interval"
+
+FQE_RANGES = {
+    "steps": at_least(EPOCHS),
+    "batch_size": COUNT,
+    **{name: RANGES[name] for name in ("learning_rate", "hidden", "target_update_interval", "n_critics")},
+    "seed": SEED,
+}
 
 
 @dataclass(frozen=True)
@@ -56,18 +67,9 @@ class FQESettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        for name, allowed in FQE_RANGES.items():
+            check_value(f"fqe.{name}", getattr(self, name), allowed, listed=name in LISTS)
         object.__setattr__(self, "hidden", tuple(self.hidden))
-        if self.steps < EPOCHS or self.seed < 0 or not 0.0 < self.learning_rate < math.inf:
-            raise ConfigError(
-                f"fqe: expected steps ≥ {EPOCHS}, seed ≥ 0 and a positive learning_rate, got {self.steps}, {self.seed} "
-                f"and {self.learning_rate}"
-            )
-        counts = (self.batch_size, self.target_update_interval, self.n_critics, *self.hidden)
-        if not self.hidden or min(counts) < 1:
-            raise ConfigError(
-                "fqe: expected batch_size, target_update_interval, n_critics and hidden sizes ≥ 1, got "
-                f"{', '.join(map(str, counts))}"
-            )
 
 
 def depths_of(table: NDArray[np.bool_]) -> NDArray[np.int8]:
@@ -118,10 +120,12 @@ class FittedValue:
     """The value function that fitted Q evaluation ends with.
 
     Attributes:
+        name: of the policy, for messages.
         algorithm: d3rlpy's ``DiscreteFQE``, fitted.
         loss: mean of the last epoch.
     """
 
+    name: str
     algorithm: Any
     loss: float
 
@@ -129,7 +133,7 @@ class FittedValue:
         """Values of the states after call 1 of the rounds that start at some rows: [S] → [S] float64, tokens.
 
         Raises:
-            ConfigError: one is not finite.
+            ConfigError: one is not finite, or enormous: no text is worth so many tokens.
         """
         values = np.empty(len(rows))
         for start in range(0, len(rows), AT_ONCE):
@@ -137,8 +141,8 @@ class FittedValue:
             states = seen.observe(some, np.ones(len(some), dtype=np.int64))
             # d3rlpy scales rewards when it learns, and leaves values as they were learned.
             values[start : start + AT_ONCE] = self.algorithm.predict_value(states, states[:, -1]) / REWARD_SCALE
-        if not np.isfinite(values).all():
-            raise ConfigError("fitted Q evaluation diverged: values are not finite; lower fqe.learning_rate")
+        if not (np.abs(values) < ENORMOUS).all():  # written so that NaN is refused, too
+            raise diverged(f"{FITTED_Q} of {self.name}", EPOCHS, f"values past {ENORMOUS:.0e} tokens", REMEDY)
         return values
 
 
@@ -152,7 +156,7 @@ def fit_value(name: str, seen: ChoiceShown, transitions: TransitionSource, setti
         settings: how.
 
     Raises:
-        ConfigError: the loss is not finite.
+        ConfigError: it diverged: the loss is not finite, or weights ran away.
     """
     d3rlpy.seed(settings.seed)
     buffer = TransitionBuffer(seen, transitions, settings.seed)
@@ -176,16 +180,12 @@ def fit_value(name: str, seen: ChoiceShown, transitions: TransitionSource, setti
         logger_adapter=d3rlpy.logging.NoopAdapterFactory(),
         show_progress=False,
     )
+    sound = watched(epochs, algorithm, f"{FITTED_Q} of {name}", REMEDY)
     loss = math.nan
     with one_thread():
-        for epoch, metrics in track(epochs, total=EPOCHS, label=f"evaluating {name}"):
-            loss = float(metrics["loss"])
-            if not math.isfinite(loss):
-                raise ConfigError(
-                    f"fitted Q evaluation of {name} diverged in epoch {epoch}: the loss is not finite; lower "
-                    "fqe.learning_rate, or raise fqe.target_update_interval"
-                )
-    return FittedValue(algorithm, loss)
+        for _, losses in track(sound, total=EPOCHS, label=f"evaluating {name}"):
+            loss = losses["loss"]
+    return FittedValue(name, algorithm, loss)
 
 
 def _sampled(seen: ChoiceShown, transitions: TransitionSource, seed: int) -> NDArray[np.float32]:

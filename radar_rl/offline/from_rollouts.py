@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from radar_rl.errors import ConfigError, TraceError
+from radar_rl.errors import TraceError
 from radar_rl.offline.behaviour import DecisionTable
 from radar_rl.offline.data import OBSERVATION_FLOOR
 from radar_rl.offline.transitions import Episode, Transitions, check_episode
@@ -79,19 +79,18 @@ class RolloutData:
             train: [T] bool, whether a step's prompt is one to train on; censored steps are left out besides.
 
         Raises:
-            ConfigError: ``episode`` is unknown, or only one of the two actions was ever taken, or no step is left.
-            TraceError: the observations have another layout than ``spec``.
+            ConfigError: ``episode`` is unknown.
+            TraceError: the observations have another layout than ``spec``, or no step is left.
         """
         check_episode(episode)
         table = np.ascontiguousarray(steps["observation"].to_numpy(), dtype=np.float32)
         if table.ndim != 2 or table.shape[1] != spec.size:
             raise TraceError(f"rollouts: expected observations of {spec.size} numbers, got {list(table.shape[1:])}")
         chosen = train & ~steps["censored"].to_numpy() & (steps["depth"].to_numpy() < spec.max_depth)
-        taken = set(steps["action"].to_numpy()[chosen].tolist())
-        if taken != {STOP, CONTINUE}:
-            raise ConfigError(
-                f"rollouts: expected both actions among the training steps, got {sorted(taken)}; nothing can be "
-                "learned about an action that was never taken: log a policy that explores (policy=random:0.8)"
+        if not chosen.any():
+            raise TraceError(
+                "rollouts: no step is left to train on: all are of prompts held out, or near the end of texts cut by "
+                "length; log more prompts, or longer texts"
             )
         # What traces are learned from, too; the environments log down to their own floor.
         spec = replace(spec, floor=max(spec.floor, OBSERVATION_FLOOR))

@@ -9,6 +9,7 @@ from radar_rl.errors import ConfigError, TraceError
 from radar_rl.offline.behaviour import Behaviour, decide
 from radar_rl.offline.data import TraceData
 from radar_rl.offline.from_rollouts import RolloutData
+from radar_rl.offline.ranges import ABOVE_ZERO, BELOW_ONE, SEED, check_value
 from radar_rl.offline.transitions import Episode
 from radar_rl.offline.walk import Outcomes
 from radar_rl.policies.observation import DEFAULT_FEATURES, ObservationSpec, check_names
@@ -42,12 +43,9 @@ class Wanted:
     newest: int | None
 
     def __post_init__(self) -> None:
-        if self.seed < 0:
-            raise ConfigError(f"seed: expected 0 or more, got {self.seed}")
-        if not 0.0 <= self.held_out < 1.0:
-            raise ConfigError(f"held_out: expected a share in [0, 1), got {self.held_out}")
-        if not 0.0 < self.share <= 1.0:
-            raise ConfigError(f"share: expected more than 0 and at most 1, got {self.share}")
+        check_value("seed", self.seed, SEED)
+        check_value("held_out", self.held_out, BELOW_ONE)
+        check_value("share", self.share, ABOVE_ZERO)
         if self.reward.kind != "throughput" and self.episode == "sequence":
             raise ConfigError(
                 f"reward={self.reward.kind} rates single rounds: summed over a text it pays for making more of them; "
@@ -155,7 +153,7 @@ class _TraceSource:
         model: Mapping[str, Any],
     ) -> "_TraceSource":
         made = trace_settings(traces)
-        size = tree_size or made.tree_size
+        size = made.read_for(tree_size).tree_size
         profile = resolve_hardware(
             hardware,
             measured,

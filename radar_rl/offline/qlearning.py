@@ -1,15 +1,15 @@
 """d3rlpy's algorithms: from settings to one of them, its training, and from a trained one to an exportable policy."""
 
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from radar_rl.offline.backend import d3rlpy
 from radar_rl.offline.buffer import TransitionBuffer
 from radar_rl.offline.data import TrainingData, sample_observations
 from radar_rl.offline.discrete_iql import DiscreteIQLConfig
+from radar_rl.offline.divergence import watched
 from radar_rl.offline.encoder import StandardisedEncoderFactory, encoder_factory
-from radar_rl.offline.fit import EPOCHS, Fitted, Progress, Training, diverged, one_thread
+from radar_rl.offline.fit import EPOCHS, Fitted, Progress, Training, one_thread
 from radar_rl.offline.greedy import greedy_layers
 from radar_rl.policies.learned import LearnedPolicy
 from radar_rl.policies.observation import ObservationSpec
@@ -24,10 +24,6 @@ GAMMA = 1.0
 
 # They regress on actions and look at no next state.
 IMITATORS = ("bc",)
-
-# Observations are standardised and rewards a few tokens: weights that reach this have run away, and soon overflow.
-ENORMOUS = 1e6
-WEIGHTS_GONE = f"weights not finite, or past {ENORMOUS:.0e}"
 
 
 # What each is made of, and what is fixed about it. BCQ: one body for Q and imitator, so that a decision costs one
@@ -72,41 +68,10 @@ def fit_qlearning(data: TrainingData, settings: Mapping[str, Any], training: Tra
     )
 
     with one_thread():
-        for epoch, losses in track(_finite(epochs, algorithm, settings["name"]), total=EPOCHS, label=label):
+        for epoch, losses in track(watched(epochs, algorithm, f"algo={settings['name']}"), total=EPOCHS, label=label):
             if progress.add(epoch, losses, lambda: learned_policy(algorithm, data.spec, settings["name"])):
                 buffer.replace(data.transitions(progress.rate))
     return Fitted(progress.policy, algorithm, progress.curve, progress.rate, len(buffer.transitions))
-
-
-def _finite(
-    epochs: Iterator[tuple[int, dict[str, float]]], algorithm: Any, name: str
-) -> Iterator[tuple[int, dict[str, float]]]:
-    """The epochs of d3rlpy's loop, number and mean losses, up to the one in which the weights run away.
-
-    Weights can go with no loss to show it (in an epoch's last update), or with an exception of d3rlpy's own (its
-    distributions refuse logits that are no numbers).
-
-    Raises:
-        ConfigError: the algorithm has diverged.
-    """
-    for number in range(1, EPOCHS + 1):
-        try:
-            epoch, metrics = next(epochs)
-        except Exception as error:
-            if _weights_are_sound(algorithm):
-                raise
-            raise diverged(name, number, WEIGHTS_GONE) from error
-        losses = {key: value for key, value in metrics.items() if not key.startswith("time_")}
-        if all(map(math.isfinite, losses.values())) and not _weights_are_sound(algorithm):
-            raise diverged(name, number, WEIGHTS_GONE)
-        yield epoch, losses
-
-
-def _weights_are_sound(algorithm: Any) -> bool:
-    """Whether every weight of every network is finite and not enormous; true before there are any."""
-    networks = algorithm.impl.modules.get_torch_modules().values() if algorithm.impl is not None else ()
-    # Written so that NaN is not sound.
-    return all(bool((weight.abs() < ENORMOUS).all()) for network in networks for weight in network.parameters())
 
 
 def make_algorithm(

@@ -66,6 +66,7 @@ def tracking(mode: WandbMode, folder: Path, config: Mapping[str, Any]) -> Iterat
         return
     import wandb
 
+    folder.mkdir(parents=True, exist_ok=True)
     try:
         run = wandb.init(
             project="radar-rl",

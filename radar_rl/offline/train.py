@@ -124,7 +124,6 @@ def train(
     prepared = source.prepare(wanted)
     data = prepared.data
     check_actions(actions_taken(data.decisions, data.spec.max_depth), settings["name"], prepared.behaviour)
-    folder.mkdir(parents=True, exist_ok=True)
     with tracking(wandb, folder, arguments) as tracker:
         start = time.perf_counter()
         follow_rate = episode == "round" and priced.kind == "throughput" and reward.get("rate") is None

@@ -3,6 +3,7 @@
 from typing import Any
 
 from radar_rl.errors import ConfigError, TraceError
+from radar_rl.offline.ranges import BELOW_ONE, check_value
 from radar_rl.offline.walk import Outcomes, walk_policy
 from radar_rl.policies.protocol import MemorylessPolicy, Policy
 from radar_rl.rollouts import load_trace
@@ -17,8 +18,7 @@ def check_validation(validation: float, traces: str | None) -> None:
     Raises:
         ConfigError: naming what was expected.
     """
-    if not 0.0 <= validation < 1.0:
-        raise ConfigError(f"validation: expected a share in [0, 1), got {validation}")
+    check_value("validation", validation, BELOW_ONE)
     if validation and traces is None:
         raise ConfigError("validation= replays the policy and needs traces=; leave it at 0 with rollouts")
 

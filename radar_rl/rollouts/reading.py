@@ -93,7 +93,7 @@ def load_trace(
             f"{found.store.place}: a sequence_id occurs twice: a part's files were copied under a second name"
         )
     return Trace(
-        settings=_read_for(made_with, tree_size),
+        settings=made_with.read_for(tree_size),
         sequences=sequences,
         sequence=sequence[:filled],
         position=position[:filled],
@@ -116,7 +116,7 @@ def trace_parts(
     """A collected trace, one finished part after the other; arguments and errors as ``load_trace``."""
     found = _traces(path)
     made_with = _settings(found)
-    settings = _read_for(made_with, tree_size)
+    settings = made_with.read_for(tree_size)
     _check_features(found.store.place, features, made_with, settings)
     for name in found.parts:
         table = _table(found, "trace", name, made_with, [*TRACE_COLUMNS, *features])
@@ -178,14 +178,6 @@ def _settings(found: DataSet) -> TraceSettings:
 
 def _progress(found: DataSet) -> tuple[str, int, int]:
     return found.store.place, len(found.parts), found.parts_total
-
-
-def _read_for(made_with: TraceSettings, tree_size: int | None) -> TraceSettings:
-    """The settings with another tree size."""
-    size = made_with.tree_size if tree_size is None else tree_size
-    if not 2 <= size <= made_with.tree_size:
-        raise TraceError(f"tree_size: expected 2 … {made_with.tree_size} (as collected), got {size}")
-    return replace(made_with, tree_size=size)
 
 
 def _table(found: DataSet, kind: str, name: str, made_with: TraceSettings, columns: list[str]) -> pa.Table:

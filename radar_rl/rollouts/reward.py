@@ -55,7 +55,8 @@ class Reward:
             rate: λ where the values name none; None if there is no default.
 
         Raises:
-            ConfigError: a key is unknown, or a throughput reward has no rate.
+            ConfigError: a key is unknown, or a throughput reward has no rate, or one that is not positive: a second
+                would cost nothing, or be paid for.
         """
         unknown = sorted(set(values) - set(cls.__dataclass_fields__))
         if unknown:
@@ -68,6 +69,8 @@ class Reward:
                     "so give reward.rate=TOKENS_PER_SECOND"
                 )
             given["rate"] = rate
+        elif given.get("kind", cls.kind) == "throughput" and isinstance(given["rate"], Real) and given["rate"] <= 0:
+            raise ConfigError(f"reward.rate: expected a finite number > 0, or null, got {given['rate']!r}")
         return cls(**given)
 
     def of_continue(self, seconds: ArrayLike) -> NDArray[np.float64]:

@@ -53,6 +53,20 @@ class TraceSettings:
     def __post_init__(self) -> None:
         object.__setattr__(self, "features", tuple(self.features))  # a file's JSON has lists only
 
+    def read_for(self, tree_size: int | None) -> "TraceSettings":
+        """The settings of the trace read for trees of another size.
+
+        Args:
+            tree_size: nodes verified, root included, at most the collected ones; None: those.
+
+        Raises:
+            TraceError: no such trees were collected.
+        """
+        size = self.tree_size if tree_size is None else tree_size
+        if not 2 <= size <= self.tree_size:
+            raise TraceError(f"tree_size: expected 2 … {self.tree_size} (as collected), got {size}")
+        return replace(self, tree_size=size)
+
     def check_projections(self, spec: ObservationSpec, whose: str) -> None:
         """Refuse an observation whose projected features are other ones than the trace's.
 

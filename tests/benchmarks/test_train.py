@@ -62,7 +62,7 @@ def test_wrong_settings_are_named(tmp_path: Path) -> None:
         ({"batch_size": 0}, InputError, "batch_size: expected a whole number ≥ 1, got 0"),
         ({"updates": 0}, InputError, "updates"),
         ({"repeats": 0}, InputError, "repeats"),
-        ({"seed": -1}, InputError, "seed"),
+        ({"seed": -1}, ConfigError, "seed"),
     ]
     for values, error, message in wrong:
         with pytest.raises(error, match=message):

@@ -1,5 +1,6 @@
 """``compare``: runs of a sweep across seeds, by what they reached in training or by exact replay."""
 
+import shutil
 from pathlib import Path
 
 import polars as pl
@@ -13,7 +14,7 @@ from radar_rl.evaluation.evaluate import evaluate
 from radar_rl.evaluation.groups import grouped, spread
 from radar_rl.offline.train import train
 
-COMMON = {"model": {}, "allow_other_pair": False, "resamples": 20, "seed": 0}
+COMMON = {"model": {}, "allow_other_pair": False, "resamples": 100, "seed": 0}
 
 
 @pytest.fixture(scope="module")
@@ -80,10 +81,21 @@ def test_by_exact_replay_on_each_machine(sweep: Path, tmp_path: Path) -> None:
         **COMMON,
     )
     (learned,) = (row for row in alone if row["kind"] == "learned" and row["task"] == "all")
+    # Each machine's figures stand beside their own runs'.
+    assert [Path(row["folder"]).name for row in rows] == ["bc-full-0", "bc-oracle-0", "bc-oracle-1", "cql-full-0"] * 2
     assert rows[6]["tokens_per_second"] == learned["tokens_per_second"]
     assert rows[6]["gain"] == pytest.approx(learned["speedup_static"] - 1)
     assert (tmp_path / "out" / "compare.png").is_file()
     assert (tmp_path / "out" / "evaluation" / "evaluation.parquet").is_file()
+
+
+def test_the_same_training_in_two_folders_is_one_seed(sweep: Path, tmp_path: Path) -> None:
+    shutil.copytree(sweep / "runs", tmp_path / "again")
+    runs = [str(sweep / "runs"), str(tmp_path / "again")]
+    rows = compare(out=str(tmp_path / "out"), runs=runs, traces=None, hardware=None, **COMMON)
+    assert len(rows) == 8
+    table = pl.read_parquet(tmp_path / "out" / "results.parquet")
+    assert [group.rows for group in grouped(table)] == [[0], [1, 2], [3]]
 
 
 def test_what_cannot_be_compared_is_named(sweep: Path, tmp_path: Path) -> None:

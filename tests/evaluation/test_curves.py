@@ -55,7 +55,7 @@ def test_a_line_for_each_algorithm_and_observation(drawn: list[Figure], tmp_path
     gains = points(drawn[0], 0)
     assert gains["cql · confidences"] == [(100, 0.05), (1000, 0.10)]
     assert gains["cql · confidences,entropy"] == [(100, 0.08), (1000, 0.12)]
-    assert gains["rule"][0][1] == 0.02
+    assert gains["best tuned rule"][0][1] == 0.02
     assert len(gains) == 3
     assert points(drawn[0], 1)["cql · confidences"] == [(100, 0.125), (1000, 0.25)]
 

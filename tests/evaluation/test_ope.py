@@ -1,6 +1,8 @@
+import json
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,11 +13,12 @@ from synthetic_trace import make_trace, write_collection
 from radar_rl.errors import ArtifactError, ConfigError, InputError, TraceError
 from radar_rl.evaluation.agreement import Agreement
 from radar_rl.evaluation.candidates import candidates
-from radar_rl.evaluation.ope import SCHEMA, ope
-from radar_rl.evaluation.ope_report import agreement_words, better_half, draw_ope, print_ope
+from radar_rl.evaluation.ope import SCHEMA, Problem, ope
+from radar_rl.evaluation.ope_report import agreement_words, better_half, draw_ope, number_places, print_ope
 from radar_rl.offline.walk import Outcomes, walk_policy
 from radar_rl.policies import ConfidenceThreshold, RandomStop, StaticDepth
 from radar_rl.rollouts import Trace
+from radar_rl.rollouts.reward import Reward
 from radar_rl.rollouts.split import held_out
 from radar_rl.runtime.artifact import load_policy, save_policy
 from radar_rl.speculative.hardware import HardwareProfile
@@ -80,6 +83,17 @@ def test_estimates_stand_beside_exact_values(
     assert best["tokens_per_second"] == max(row["tokens_per_second"] for row in rows[:5])
 
 
+def test_an_estimate_of_shaped_rewards_has_the_potential_added_again(trace: Trace, hardware_file: Path) -> None:
+    outcomes = Outcomes.of(trace, HardwareProfile.load(hardware_file))
+    problem = Problem.of(outcomes, Reward(rate=350.0), "round", 1.0)
+    assert problem.phi is not None
+    (candidate,) = candidates(["static:4"])
+    nothing = SimpleNamespace(at_first_call=lambda seen, rows: np.zeros(len(rows)))
+    values = problem.values(candidate, problem.seen(candidate), nothing)  # type: ignore[arg-type]
+    assert values["estimate"] == pytest.approx(problem.phi[problem.starts, 0].mean())
+    assert values["estimate"] != 0.0
+
+
 def test_a_seed_gives_the_same_table(collection: Path, hardware_file: Path, tmp_path: Path) -> None:
     first, second = (
         ope(**asked(collection, hardware_file, tmp_path / name, ["static:2", "static:8"])) for name in ("one", "two")
@@ -121,6 +135,13 @@ def test_the_better_half_is_looked_at_by_itself(tmp_path: Path, capsys) -> None:
     assert (tmp_path / "ope.png").is_file()
 
 
+def test_numbers_in_a_cluster_stand_apart() -> None:
+    points = np.array([[0.0, 0.0], [2.0, 1.0], [1.0, 3.0], [3.0, 2.0], [80.0, 80.0]])
+    numbers = points + np.array(number_places(points))
+    apart = np.abs(numbers[:, None] - numbers[None]) >= (8.0, 7.0)
+    assert (apart.any(axis=2) | np.eye(5, dtype=bool)).all()
+
+
 def test_folders_of_policies_are_searched(runs: dict[str, Path], tmp_path: Path, caplog) -> None:
     save_policy(tmp_path / "rules" / "mine", ConfidenceThreshold(0.3), MADE_WITH)
     save_policy(tmp_path / "rules" / "chance", RandomStop(0.5), MADE_WITH)
@@ -152,12 +173,24 @@ def test_what_cannot_be_evaluated_is_named(
     fails(ConfigError, "unknown behaviour", ["static:2"], behaviour="nobody")
     fails(ConfigError, "unknown episode", ["static:2"], episode="day")
     fails(ConfigError, "share", ["static:2"], share=0.0)
+    fails(ConfigError, "static-9: rounds of the trace have at most 8 draft calls", ["static:8", "static:9"])
     fails(TraceError, "trained for trees of 60 nodes, but tree_size=30", [str(runs["bc"])], tree_size=30)
     other = write_collection(tmp_path / "other", make_trace(prompts=10, new_tokens=20, max_depth=5))
     fails(TraceError, "trained with max_depth=8", [str(runs["bc"])], traces=str(other))
     pair = write_collection(tmp_path / "pair", make_trace(prompts=10, new_tokens=20, target="other@1"))
     fails(TraceError, "allow_other_pair=true", [str(runs["bc"])], traces=str(pair))
     shutil.rmtree(tmp_path / "out", ignore_errors=True)
+
+
+def test_a_behaviour_that_takes_one_action_alone_is_refused(
+    collection: Path, hardware_file: Path, tmp_path: Path
+) -> None:
+    dear = json.loads(hardware_file.read_text())
+    dear["draft_seconds"] = [1.0] * len(dear["draft_seconds"])  # the tuned static depth is 1: it never continues
+    (tmp_path / "dear.json").write_text(json.dumps(dear))
+    with pytest.raises(ConfigError, match="behaviour static: expected both actions in the data, got only stop"):
+        ope(**asked(collection, tmp_path / "dear.json", tmp_path / "out", ["static:2"], behaviour="static"))
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_small_share_is_fitted_to_and_all_held_out_texts_compared(

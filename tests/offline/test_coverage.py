@@ -45,6 +45,12 @@ def test_what_is_missing_is_told_with_what_it_means(
     assert {"cql", "iql", "bc", "bcq", "ddqn"} <= set(coverage.WITHOUT)
 
 
+def test_an_estimator_is_told_of_by_its_own_name(outcomes: Outcomes, caplog: pytest.LogCaptureFixture) -> None:
+    check_actions(static(outcomes, 4), coverage.FITTED_Q, "static")
+    said = caplog.records[0].getMessage()
+    assert "after draft call 1, 2, 3; fitted Q evaluation: a policy that takes the missing one" in said
+
+
 def test_nothing_is_said_where_both_actions_occur(outcomes: Outcomes, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         check_actions(actions_taken(decide("full", outcomes, 0), 8), "cql", "full")

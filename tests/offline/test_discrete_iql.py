@@ -1,3 +1,4 @@
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -73,6 +74,21 @@ def test_with_the_expectile_near_one_it_finds_the_in_sample_optimum(trained: Dis
     assert q[0].argmax() == 0  # a greedy look at rewards would say 1
     estimates = np.stack([trained.predict_value(states, np.full(3, action)) for action in (0, 1)], axis=1)
     np.testing.assert_allclose(estimates, q, atol=0.08)
+
+
+def test_the_value_learns_from_the_lower_of_the_twin_estimates(trained: DiscreteIQL) -> None:
+    impl = deepcopy(trained.impl)
+    batch = d3rlpy.TorchMiniBatch.from_batch(
+        chain(REWARDS, NEXT).sample_transition_batch(64), gamma=GAMMA, compute_returns_to_go=False, device="cpu"
+    )
+    with torch.no_grad():
+        for weight in impl.modules.targ_q_funcs[1].parameters():
+            weight += 0.3  # so that the twins disagree
+        both = impl._targ_q_func_forwarder.compute_expected_q(batch.observations, "none")
+        taken = both.amin(dim=0).gather(1, batch.actions.long())
+        told = expectile_loss(taken - impl.modules.value_func(batch.observations), 0.97)
+    assert (both[0] - both[1]).abs().max() > 0.1
+    assert impl.inner_update(batch, 0)["v_loss"] == pytest.approx(told.item())
 
 
 def test_at_one_half_the_expectile_is_the_mean() -> None:

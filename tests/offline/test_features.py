@@ -40,7 +40,7 @@ def test_training_records_what_is_seen(folder: Path) -> None:
 
 
 def test_it_is_evaluated_exported_and_decodes(folder: Path, pocket: Pair, capsys: pytest.CaptureFixture[str]) -> None:
-    shared = ["hardware=pocket_cpu", f"traces={folder}/traces", f"runs=[{folder}/run]", "resamples=20"]
+    shared = ["hardware=pocket_cpu", f"traces={folder}/traces", f"runs=[{folder}/run]", "resamples=100"]
     assert cli.main(["evaluate", *shared, f"out={folder}/evaluation"]) == 0
     assert cli.main(["export", f"run={folder}/run", f"out={folder}/policy"]) == 0
     decoder = SpeculativeDecoder(pocket, load_policy(folder / "policy"), max_depth=5, top_k=6, tree_size=20)

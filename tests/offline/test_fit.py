@@ -7,8 +7,9 @@ from radar_rl.offline.algorithms import ALGORITHMS, fit_policy, settings_of
 from radar_rl.offline.behaviour import decide
 from radar_rl.offline.buffer import TransitionBuffer
 from radar_rl.offline.data import TraceData
+from radar_rl.offline.encoder import encoder_factory
 from radar_rl.offline.fit import EPOCHS, Fitted, Training
-from radar_rl.offline.qlearning import fit_qlearning
+from radar_rl.offline.qlearning import fit_qlearning, make_algorithm
 from radar_rl.offline.ranges import RANGES, check_ranges
 from radar_rl.offline.walk import Outcomes, walk_policy
 from radar_rl.policies import States
@@ -122,6 +123,13 @@ def test_an_error_that_is_no_divergence_stays_what_it_is(outcomes: Outcomes, mon
     monkeypatch.setattr(TransitionBuffer, "sample_transition_batch", broken)
     with pytest.raises(KeyError, match="a bug"):
         fit(outcomes, "cql")
+
+
+def test_iqls_temperature_is_per_token(outcomes: Outcomes) -> None:
+    """Advantages arrive as rewards are scaled, so their weight is scaled the other way."""
+    settings = settings_of({"name": "iql", "weight_temp": 3.0})
+    algorithm = make_algorithm(settings, encoder_factory(np.zeros((4, 81), dtype=np.float32), [8]), 16, 20)
+    assert algorithm.config.weight_temp * algorithm.config.reward_scaler.multiplier == pytest.approx(3.0)
 
 
 def test_settings_are_checked() -> None:

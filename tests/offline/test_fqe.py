@@ -125,10 +125,30 @@ def test_a_loss_that_is_not_finite_is_named(outcomes: Outcomes) -> None:
         fit_value("static-4", seen_by(outcomes, StaticDepth(4)), transitions, settings)
 
 
+def test_estimates_that_ran_away_within_what_floats_hold_are_named(outcomes: Outcomes) -> None:
+    transitions = TraceTransitions.of(outcomes, decide("uniform", outcomes, 0), REWARD, "round")
+    seen = seen_by(outcomes, StaticDepth(4))
+    with pytest.raises(ConfigError, match=r"of static-4 diverged in epoch 1: weights not finite, or past 1e\+06"):
+        fit_value("static-4", seen, transitions, FQESettings(steps=100, batch_size=32, learning_rate=1e8))
+    fitted = fit_value("static-4", seen, transitions, FQESettings(steps=20, batch_size=32, learning_rate=1e3))
+    with pytest.raises(ConfigError, match=r"of static-4 diverged in epoch 20: values past 1e\+06 tokens"):
+        fitted.at_first_call(seen, np.arange(20))
+
+
 @pytest.mark.parametrize(
     "wrong",
-    [{"steps": 5}, {"seed": -1}, {"learning_rate": 0.0}, {"hidden": ()}, {"hidden": (8, 0)}, {"n_critics": 0}],
+    [
+        {"steps": 5},
+        {"steps": 20.5},
+        {"seed": -1},
+        {"seed": 2**32},
+        {"learning_rate": 0.0},
+        {"hidden": ()},
+        {"hidden": (8, 0)},
+        {"hidden": ["a"]},
+        {"n_critics": 0},
+    ],
 )
 def test_settings_out_of_range_are_refused(wrong) -> None:
-    with pytest.raises(ConfigError, match=r"fqe: expected"):
+    with pytest.raises(ConfigError, match=rf"fqe\.{next(iter(wrong))}: expected"):
         FQESettings(**wrong)

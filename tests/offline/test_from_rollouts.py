@@ -3,8 +3,9 @@ import polars as pl
 import pytest
 from synthetic_trace import HARDWARE, written_out
 
-from radar_rl.errors import ConfigError
+from radar_rl.errors import ConfigError, TraceError
 from radar_rl.offline.behaviour import stopping_at
+from radar_rl.offline.coverage import actions_taken, check_actions
 from radar_rl.offline.from_rollouts import RolloutData
 from radar_rl.offline.transitions import TraceTransitions
 from radar_rl.offline.walk import Outcomes, policy_depths, walk_policy
@@ -88,7 +89,12 @@ def test_censored_steps_and_held_out_prompts_are_not_learned_from(logged, outcom
     assert "p0" not in logged["prompt_id"].to_numpy()[chosen]
 
 
-def test_an_action_never_taken_is_told(logged, outcomes: Outcomes) -> None:
-    always = logged.with_columns(action=pl.lit(1, dtype=pl.Int8))
-    with pytest.raises(ConfigError, match="never taken"):
-        made(always, outcomes)
+def test_a_log_without_a_step_to_learn_from_is_told(logged, outcomes: Outcomes) -> None:
+    with pytest.raises(TraceError, match="no step is left to train on"):
+        made(logged.with_columns(censored=pl.lit(value=True)), outcomes)
+
+
+def test_an_action_never_taken_is_counted(logged, outcomes: Outcomes) -> None:
+    always = made(logged.with_columns(action=pl.lit(1, dtype=pl.Int8)), outcomes)
+    with pytest.raises(ConfigError, match=r"logged: always: .* got only continue; .* log a policy that explores"):
+        check_actions(actions_taken(always.decisions, 8), "bc", "logged: always")

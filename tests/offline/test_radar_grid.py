@@ -42,7 +42,7 @@ def test_a_slice_of_it_trains(
     assert len(runs) == 2
     arguments = [json.loads((run / "run.json").read_text())["arguments"] for run in runs]
     assert [made["reward"]["alpha"] for made in arguments] == [0.01, 0.09]
-    assert cli.main(["evaluate", *where[:2], "runs=[grid/0]", "resamples=10", "out=compared"]) == 0
+    assert cli.main(["evaluate", *where[:2], "runs=[grid/0]", "resamples=100", "out=compared"]) == 0
     table = pl.read_parquet("compared/evaluation.parquet")
     assert "radar" in table["policy"].to_list()
     curves = [pl.read_parquet(run / "curve.parquet") for run in runs]

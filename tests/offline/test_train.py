@@ -179,6 +179,7 @@ def test_in_a_sweep_one_that_diverges_is_named_and_the_others_are_trained(
     assert "radar-rl train: algo.learning_rate=1e+30: algo=bc diverged in epoch 1: " in errors
     assert "1 of 2 jobs failed, the others are done" in errors
     assert [folder.parent.name for folder in tmp_path.glob("*/run.json")] == ["0.001"]
+    assert not (tmp_path / "1e+30").exists()
 
 
 def test_an_action_never_taken_is_told(

@@ -38,6 +38,14 @@ def test_a_missing_rate_takes_the_default() -> None:
         Reward.from_mapping({"kind": "throughput"}, None)
 
 
+@pytest.mark.parametrize("rate", [0, -5.0])
+def test_a_second_costs_something(rate: float) -> None:
+    with pytest.raises(ConfigError, match=r"reward\.rate: expected a finite number > 0, or null, got "):
+        Reward.from_mapping({"kind": "throughput", "rate": rate}, None)
+    assert Reward.from_mapping({"kind": "throughput"}, 0.0).rate == 0.0  # for who finds the rate later
+    assert Reward.from_mapping({"kind": "linear", "rate": rate}, None).kind == "linear"
+
+
 def test_unknown_names_list_the_valid_ones() -> None:
     with pytest.raises(ConfigError, match="throughput, linear, radar"):
         Reward("speed")
