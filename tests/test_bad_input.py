@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from synthetic_trace import make_trace, write_collection
 
 from radar_rl import cli
+from radar_rl.errors import FallbackWarning
 
 SAMPLE = str(resources.files("radar_rl") / "datasets" / "sample" / "traces")
 
@@ -134,7 +135,10 @@ def test_a_policy_of_another_pair_is_refused_unless_allowed(
     replay = ["rollout", "env=replay", f"traces={SAMPLE}", "hardware=pocket_cpu", "episodes=2"]
     assert "someone-else@0" in fails(capfd, *replay, f"policy={other}", f"out={tmp_path / 'a'}")
     assert cli.main([*replay, f"policy={other}", "allow_other_pair=true", f"out={tmp_path / 'b'}"]) == 0
-    assert "someone-else@0" in fails(capfd, "decode", f"policy={other}", "--prompt", "Hello.")
+    decode = ["decode", f"policy={other}", "max_new_tokens=8", "--prompt", "Hello."]
+    assert "someone-else@0" in fails(capfd, *decode, "strict=true")
+    with pytest.warns(FallbackWarning, match="someone-else@0"):  # else it decodes as it would without the policy
+        assert cli.main(decode) == 0
 
 
 @pytest.mark.parametrize(
