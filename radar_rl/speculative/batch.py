@@ -484,4 +484,5 @@ class SpeculativeBatch:
                 nodes = self._select()
                 sources = nodes.sources.masked_fill(nodes.log_probs == NEGATIVE_INFINITY, 0)
                 self._node_counts = self._reading.read(*((sources == source).sum(dim=1).float() for source in Source))
+            self._reading.look(row, number)  # counts of a tree of NaN mean nothing
         return NodeCounts(*(int(count[row]) for count in self._node_counts))

@@ -73,9 +73,12 @@ def test_replay_is_live_for_random_policies(
     shared: dict[str, Any] = {"hardware": "pocket_cpu", "reward": reward, "observation": observation}
     # Differences of logarithms and projections have absolute errors: forwards of other shapes sum in another order.
     absolute = np.full(observation.size, 1e-6)
+    # What ten tokens have together is mostly next to 1, between two float16 numbers more often than anything else.
+    seldom = np.ones(observation.size, dtype=np.bool_)
     for part, following in pairwise([*observation.parts, None]):
         if part is not None and part.name not in ("confidences", "depth"):
-            absolute[part.start : following.start if following else None] = 4e-3
+            numbers = slice(part.start, following.start if following else None)
+            absolute[numbers], seldom[numbers] = 4e-3, part.name != "top_mass"
     live = DraftTreeEnv(pair, prompts, max_new_tokens=64, temperature=temperature, **shared)
     replay = DraftTreeReplayEnv(traced(pair, prompts, temperature, 64), **shared)
     rng = np.random.default_rng(0)
@@ -87,8 +90,8 @@ def test_replay_is_live_for_random_policies(
         text += 1
         observations, terminated = [seen[0][0], seen[1][0]], False
         while not terminated:
-            values += len(observations[0])
-            differing += int((observations[0] != observations[1]).sum())
+            values += int(seldom.sum())
+            differing += int((observations[0] != observations[1])[seldom].sum())
             # A log-probability between two float16 numbers may round either way in forwards of different shapes.
             error = np.abs(observations[0] - observations[1])
             assert (error <= absolute + 1.001 * 2**-10 * np.abs(observations[1])).all()

@@ -282,25 +282,21 @@ def test_spoilt_states_never_change_a_token(
 ) -> None:
     shape = {"max_depth": 4, "top_k": 2, "tree_size": 12}
     spec = ObservationSpec(4, 2, ALL, feature_dim=4)
-    generator = np.random.default_rng(3)
-    whole_confidences, whole_features = DraftState.confidences.fget, DraftState.features.fget  # type: ignore[attr-defined]
+    whole = DraftState.look
 
-    def confidences(self: DraftState) -> Any:
-        seen = whole_confidences(self)
-        return spoil(seen, generator) if generator.random() < 0.3 else seen
-
-    def features(self: DraftState) -> Any:
-        seen = dict(whole_features(self))
+    def look(self: DraftState, check: bool = True) -> Any:
+        confidences, features = whole(self, check)
+        generator = np.random.default_rng([self.position, self.depth])  # whoever looks again sees the same
+        seen = dict(features)
         if seen and generator.random() < 0.3:
             name = pick(generator, sorted(seen))
             if generator.random() < 0.5:
                 del seen[name]
             else:
                 seen[name] = spoil(seen[name], generator)
-        return seen
+        return spoil(confidences, generator) if generator.random() < 0.3 else confidences, seen
 
-    monkeypatch.setattr(DraftState, "confidences", property(confidences))
-    monkeypatch.setattr(DraftState, "features", property(features))
+    monkeypatch.setattr(DraftState, "look", look)
     fallbacks = 0
     for number, prompt in enumerate(shipped_prompts[:2]):
         ids = pocket.encode_prompt(prompt)

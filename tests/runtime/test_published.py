@@ -110,7 +110,8 @@ def test_decoding_with_the_published_weights_changes_no_text(reference: Path, po
 
 def test_the_command_line_takes_a_file(reference: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = reference / "radar" / "llama3.pt"
-    assert cli.main(["decode", f"policy={file}", "max_new_tokens=8", "--prompt", "Name three colours."]) == 0
-    printed = capsys.readouterr().out
+    decode = ["decode", f"policy={file}", "max_new_tokens=8", "--prompt", "Name three colours.", "--compare"]
+    assert cli.main(decode) == 0
+    printed = capsys.readouterr().err
     assert "radar-llama3" in printed
     assert "the text is the same for every row" in " ".join(printed.split())

@@ -208,7 +208,7 @@ def test_the_command_line_says_inflated(tmp_path: Path, capsys: pytest.CaptureFi
     sizes = ["repeats=1", "max_depth=2", "tree_size=12"]
     assert cli.main(["profile", *model, f"out={tmp_path / 'profile.json'}", *sizes]) == 0
     assert "inflated (hidden 320" in capsys.readouterr().out
-    assert cli.main(["decode", *model, "max_new_tokens=8", "--prompt", "Hello."]) == 0
-    told = " ".join(capsys.readouterr().out.split())
+    assert cli.main(["decode", *model, "max_new_tokens=8", "--prompt", "Hello.", "--compare"]) == 0
+    told = " ".join(capsys.readouterr().err.split())
     assert "inflated (hidden 320" in told
     assert "the text is the same for every row" in told
