@@ -45,7 +45,7 @@ def _fit_ppo(data: TrainingData, settings: Mapping[str, Any], training: Training
 ALGORITHMS: dict[str, Algorithm] = {
     "cql": Algorithm(
         fit_qlearning,
-        {"alpha": 0.1, "learning_rate": 1e-3, "hidden": [64, 64], "target_update_interval": 20},
+        {"alpha": 0.1, "learning_rate": 1e-3, "weight_decay": 0.0, "hidden": [64, 64], "target_update_interval": 20},
         "full",
     ),
     "iql": Algorithm(
@@ -55,26 +55,32 @@ ALGORITHMS: dict[str, Algorithm] = {
             "weight_temp": 30.0,
             "max_weight": 100.0,
             "learning_rate": 3e-3,
+            "weight_decay": 0.0,
             "hidden": [64, 64],
             "n_critics": 2,
             "tau": 0.02,
         },
         "full",
     ),
-    "bc": Algorithm(fit_qlearning, {"learning_rate": 1e-3, "hidden": [64, 64], "beta": 0.0}, "oracle"),
+    "bc": Algorithm(
+        fit_qlearning, {"learning_rate": 1e-3, "weight_decay": 0.0, "hidden": [64, 64], "beta": 0.0}, "oracle"
+    ),
     "bcq": Algorithm(
         fit_qlearning,
         {
             "action_flexibility": 0.3,
             "beta": 0.0,
             "learning_rate": 1e-3,
+            "weight_decay": 0.0,
             "hidden": [64, 64],
             "target_update_interval": 20,
         },
         "full",
     ),
     "ddqn": Algorithm(
-        fit_qlearning, {"learning_rate": 1e-3, "hidden": [64, 64], "target_update_interval": 20}, "full"
+        fit_qlearning,
+        {"learning_rate": 1e-3, "weight_decay": 0.0, "hidden": [64, 64], "target_update_interval": 20},
+        "full",
     ),
     "fitted": Algorithm(fit_stopping, {"learning_rate": 2e-3, "weight_decay": 10.0, "hidden": [64, 64]}, "full"),
     "direct": Algorithm(fit_stopping, {"learning_rate": 2e-3, "weight_decay": 10.0, "hidden": [64, 64]}, "full"),

@@ -90,7 +90,9 @@ def make_algorithm(
     if "weight_temp" in own:
         own["weight_temp"] /= REWARD_SCALE  # advantages arrive scaled; the temperature is meant per token
     schedule = d3rlpy.optimizers.CosineAnnealingLRFactory(T_max=steps)
-    own["optim_factory"] = d3rlpy.optimizers.AdamFactory(clip_grad_norm=1.0, lr_scheduler_factory=schedule)
+    own["optim_factory"] = d3rlpy.optimizers.AdamWFactory(
+        clip_grad_norm=1.0, lr_scheduler_factory=schedule, weight_decay=own.pop("weight_decay")
+    )
     own["encoder_factory"] = encoder
     if settings["name"] == "iql":
         shared = {key: own.pop(key) for key in IQL_NETWORKS}
