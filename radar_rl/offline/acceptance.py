@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from radar_rl.offline.data import TraceData, TrainingData
 from radar_rl.offline.encoder import StandardisedEncoder, encoder_factory
-from radar_rl.offline.fit import EPOCHS, Fitted, Progress, Training, every_state, one_thread
+from radar_rl.offline.fit import EPOCHS, Descent, Fitted, Progress, Training, every_state, one_thread
 from radar_rl.offline.walk import walk
 from radar_rl.policies.learned import LearnedPolicy
 from radar_rl.progress import track
@@ -80,8 +80,7 @@ def fit_acceptance(data: TrainingData, settings: Mapping[str, Any], training: Tr
     states = States(trace_data, rows, rng)
     factory = encoder_factory(states.draw(min(SAMPLED, len(states)))[0], settings["hidden"])
     network = AcceptanceHead(factory.create((trace_data.spec.size,)), settings["hidden"][-1])
-    optimiser = torch.optim.Adam(network.parameters(), lr=settings["learning_rate"])
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, training.per_epoch * EPOCHS)
+    descent = Descent(torch.optim.Adam(network.parameters(), lr=settings["learning_rate"]), training)
     with one_thread():
         for epoch in track(range(1, EPOCHS + 1), total=EPOCHS, label=f"training {settings['name']}"):
             losses = []
@@ -92,12 +91,7 @@ def fit_acceptance(data: TrainingData, settings: Mapping[str, Any], training: Tr
                 loss = nn.functional.binary_cross_entropy_with_logits(
                     network(torch.from_numpy(observations)), label, weight
                 )
-                optimiser.zero_grad()
-                loss.backward()
-                nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-                optimiser.step()
-                schedule.step()
-                losses.append(float(loss.detach()))
+                losses.append(descent.step(loss))
             loss_now = float(np.mean(losses))
             threshold = tuned_threshold(network, trace_data) if np.isfinite(loss_now) else THRESHOLDS[-1]
             made = partial(network.policy, trace_data, threshold, settings["name"])

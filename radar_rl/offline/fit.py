@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from radar_rl.errors import ConfigError
 from radar_rl.offline.behaviour import EveryDecision
@@ -17,6 +18,7 @@ from radar_rl.offline.walk import Walk
 from radar_rl.policies.protocol import MemorylessPolicy
 
 EPOCHS = 20
+CLIP = 1.0
 CurveRow = dict[str, float]
 
 
@@ -140,6 +142,30 @@ class Progress:
             return False
         self.rate = run.tokens_per_second
         return True
+
+
+class Descent:
+    """Gradient descent: the gradient's norm is clipped to 1, the learning rate falls along a cosine.
+
+    Args:
+        optimiser: of one group of parameters, at the peak learning rate.
+        training: how many steps there will be.
+        least_rate: what the learning rate falls to.
+    """
+
+    def __init__(self, optimiser: torch.optim.Optimizer, training: Training, least_rate: float = 0.0) -> None:
+        self._optimiser, self._parameters = optimiser, optimiser.param_groups[0]["params"]
+        steps = training.per_epoch * EPOCHS
+        self._schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps, least_rate)
+
+    def step(self, loss: Tensor) -> float:
+        """One update; the loss as a number."""
+        self._optimiser.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(self._parameters, CLIP)
+        self._optimiser.step()
+        self._schedule.step()
+        return loss.item()
 
 
 def every_state(data: TrainingData, name: str) -> tuple[TraceData, NDArray[np.int32]]:

@@ -38,11 +38,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from radar_rl.errors import ConfigError
 from radar_rl.offline.data import TraceData, TrainingData
-from radar_rl.offline.fit import EPOCHS, Fitted, Progress, Training, every_state, one_thread
+from radar_rl.offline.fit import EPOCHS, Descent, Fitted, Progress, Training, every_state, one_thread
 from radar_rl.offline.recurrent import RecurrentNetwork
 from radar_rl.policies.observation import DEFAULT_FEATURES
 from radar_rl.policies.recurrent import LOWEST, RadarPolicy
@@ -52,7 +52,6 @@ from radar_rl.speculative.hardware import HardwareProfile
 
 TESTED = 0.2
 LEAST_RATE = 1e-6
-CLIP = 1.0
 CHUNK = 8192
 
 
@@ -76,7 +75,7 @@ def fit_radar(data: TrainingData, settings: Mapping[str, Any], training: Trainin
     optimiser = torch.optim.Adam(
         network.parameters(), lr=settings["learning_rate"], weight_decay=settings["weight_decay"]
     )
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, training.per_epoch * EPOCHS, LEAST_RATE)
+    descent = Descent(optimiser, training, LEAST_RATE)
     batches = _batches(learned, training.batch_size, rng)
     kept: list[tuple[float, RadarPolicy]] = []  # the best so far at this λ
     with one_thread():
@@ -85,15 +84,9 @@ def fit_radar(data: TrainingData, settings: Mapping[str, Any], training: Trainin
             losses = []
             network.train()
             for _ in range(training.per_epoch):
-                loss = rounds.loss(network, next(batches), returns)
-                optimiser.zero_grad()
-                loss.backward()
-                nn.utils.clip_grad_norm_(network.parameters(), CLIP)
-                optimiser.step()
-                schedule.step()
-                losses.append(float(loss.detach()))
+                losses.append(descent.step(rounds.loss(network, next(batches), returns)))
             network.eval()
-            test_loss = rounds.test_loss(network, tested, returns)
+            test_loss = rounds.held_back_loss(network, tested, returns)
             metrics = {"loss": float(np.mean(losses)), "test_loss": test_loss}
             if np.isfinite(test_loss):
                 metrics["speed_ratio"] = rounds.speed_ratio(network, tested)
@@ -132,7 +125,7 @@ class Rounds:
         chosen = log_probs.gather(-1, going.long()[..., None]).squeeze(-1)
         return -(chosen * earned).mean()
 
-    def test_loss(self, network: RecurrentNetwork, rows: NDArray[np.int32], returns: Tensor) -> float:
+    def held_back_loss(self, network: RecurrentNetwork, rows: NDArray[np.int32], returns: Tensor) -> float:
         """The loss over many rounds."""
         with torch.no_grad():
             total = sum(float(self.loss(network, some, returns)) * len(some) for some in _chunks(rows))

@@ -23,7 +23,7 @@ from torch.nn.functional import logsigmoid
 
 from radar_rl.offline.data import TrainingData
 from radar_rl.offline.encoder import StandardisedEncoder, encoder_factory
-from radar_rl.offline.fit import EPOCHS, Fitted, Progress, Training, every_state, one_thread
+from radar_rl.offline.fit import EPOCHS, Descent, Fitted, Progress, Training, every_state, one_thread
 from radar_rl.offline.returns import stopping_returns
 from radar_rl.offline.walk import Walk
 from radar_rl.policies.learned import LearnedPolicy
@@ -131,7 +131,7 @@ def fit_stopping(data: TrainingData, settings: Mapping[str, Any], training: Trai
     optimiser = torch.optim.AdamW(
         network.parameters(), settings["learning_rate"], weight_decay=settings["weight_decay"]
     )
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, EPOCHS * training.per_epoch)
+    descent = Descent(optimiser, training)
     rounds = max(1, training.batch_size // levels)
     with one_thread():
         for epoch in track(range(1, EPOCHS + 1), total=EPOCHS, label=f"training {name}"):
@@ -140,13 +140,7 @@ def fit_stopping(data: TrainingData, settings: Mapping[str, Any], training: Trai
                 chosen = rows[rng.integers(len(rows), size=rounds)]
                 seen = data.source.observe(np.repeat(chosen, levels), np.tile(np.arange(1, levels + 1), rounds))
                 worth = network(torch.from_numpy(seen)).view(rounds, levels)
-                loss = loss_of(worth, returns[chosen])
-                optimiser.zero_grad()
-                loss.backward()
-                nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-                optimiser.step()
-                schedule.step()
-                total += loss.item()
+                total += descent.step(loss_of(worth, returns[chosen]))
             progress.add(epoch, {"loss": total / training.per_epoch}, lambda: network.policy(data.spec, name))
             if epoch < EPOCHS:
                 returns = torch.from_numpy(
