@@ -221,8 +221,8 @@ plt.show()
 # %% [markdown]
 # * After **one** call every learned policy stops unless the head is rather sure; from the second call on they go on in
 #   much less certain states. No single threshold does both, and that is where the plain one loses. The reason is this
-#   machine: the second call makes the tree five times as large, so it costs more than the first *and* has to be
-#   verified; the third costs only itself.
+#   machine: the second call makes the tree five times as large, so that a longer verification is paid for beside the
+#   call itself; the third costs only itself.
 # * The **oracle** is no step function of confidence: knowing the text, it goes on with poor confidences and stops with
 #   good ones. A policy that sees confidences can only do what is right on average, and all of these draw a fairly sharp
 #   line.
