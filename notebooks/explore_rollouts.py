@@ -143,9 +143,9 @@ plt.show()
 # %% [markdown]
 # ## Acceptance by level
 #
-# Left: how often the text is still inside the tree at level ℓ. Right: what one more call brings on average, in
-# accepted tokens, against what it costs at the best fixed depth's throughput. A fixed depth can stop where the curve
-# crosses the price *on average*; everything a learned policy gains comes from the spread around that average.
+# Left: how often the text is still inside the tree at level ℓ. Right: what one more call brings on average, in accepted
+# tokens, against what it costs at the best fixed depth's throughput. A fixed depth can stop where the curve crosses the
+# price *on average*; everything a learned policy gains comes from the spread around that average.
 
 # %%
 static = [walk(outcomes, np.full(len(trace), depth), pays_decisions=False) for depth in levels]
@@ -191,8 +191,8 @@ plt.show()
 # ## Where drafting should have stopped
 #
 # Now the question of the title. Take every position as a round that has made ℓ calls and that the oracle has not
-# stopped before. At some of these states the oracle stops (orange), at the others it goes on (blue). If the best
-# path's probability told the two apart, their distributions would not overlap.
+# stopped before. At some of these states the oracle stops (orange), at the others it goes on (blue). If the best path's
+# probability told the two apart, their distributions would not overlap.
 
 # %%
 figure, axis = plt.subplots(figsize=(9, 3))
@@ -214,6 +214,37 @@ axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)
 plt.show()
 
 # %% [markdown]
+# They do overlap, at every depth. Where drafting should have stopped, confidences are mostly low, but a low one is no
+# sign to stop: at the deeper levels more than half of the states that are worth continuing have a best path of less
+# than one in three. The head is modest (see above), and the tree has many other paths.
+#
+# The same as one curve a depth: of the states with about this confidence, at how many should drafting have stopped?
+
+# %%
+figure, axis = plt.subplots(figsize=(9, 3))
+for level in levels[:-1]:
+    at = usable & (ideal >= level)
+    x, y = best[at, level - 1], ideal[at] == level
+    bins = np.array_split(np.argsort(x), 8)  # eight bins of equally many states
+    axis.plot([x[b].mean() for b in bins], [y[b].mean() for b in bins], "o-", ms=3.5, color=shades[level - 1],
+              label=f"after call {level}")  # fmt: skip
+axis.axhline(0.5, color="#bbbbbb", lw=1)
+axis.set(title="How often the oracle stops, by confidence", xlabel="probability of the best path",
+         ylabel="share that stops", xlim=(0, 1), ylim=(0, 1))  # fmt: skip
+axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+plt.show()
+
+# %% [markdown]
+# Three rules rather than one. After the **first** call the share falls steadily, from four in five to one in five: this
+# machine's second call is the dear one (the tree grows fivefold, see the price above), so it wants some confidence.
+# After calls **2 to 6** the curves lie on one another, and stopping is wrong more often than right unless the head is
+# very unsure. After the **last** decision one level is left, and it is about even. One threshold for all depths is a
+# compromise.
+#
+# A surprise is on the right: even where the head is certain after one call, and right, the oracle stops at one in five.
+# It knows where the next rounds start, and cuts one short so that another begins well. No policy can see that, so part
+# of the oracle's lead cannot be had.
+#
 # How well would one number tell the two apart? The table gives, per depth, the probability that a random *continue*
 # state ranks above a random *stop* state (area under the ROC curve; 0.5 is guessing): for the best path's cumulative
 # probability (what the threshold rule uses), for the last step of that probability alone, and for the mass of the beam.
@@ -244,9 +275,9 @@ pl.DataFrame(table).with_columns(cs.float().round(2))
 # %% [markdown]
 # ## What a stopping depth is worth
 #
-# Because the text does not depend on the policy, a trace replays any rule exactly: a run is a walk from row to row,
-# and throughput is all tokens over all seconds. The oracle, which pays for no decisions, bounds every policy; its
-# distance from the best fixed depth is what there is to learn. It grows with the price of a draft call (printed above).
+# Because the text does not depend on the policy, a trace replays any rule exactly: a run is a walk from row to row, and
+# throughput is all tokens over all seconds. The oracle, which pays for no decisions, bounds every policy; its distance
+# from the best fixed depth is what there is to learn. It grows with the price of a draft call (printed above).
 
 # %%
 oracle = walk(outcomes, ideal, pays_decisions=False)
@@ -275,9 +306,9 @@ pl.DataFrame(summary).with_columns(cs.float().round(2))
 # %% [markdown]
 # ## What one policy did
 #
-# A rollout logs every transition of one policy: what it saw (`observation`), what it did, what that brought and what
-# it cost. Here is one round: rows that continue (action 1) pay for a draft call, the row that stops (action 0) for
-# call 1 and the verification, and receives the tokens.
+# A rollout logs every transition of one policy: what it saw (`observation`), what it did, what that brought and what it
+# cost. Here is one round: rows that continue (action 1) pay for a draft call, the row that stops (action 0) for call 1
+# and the verification, and receives the tokens.
 
 # %%
 log = load_rollouts(rollouts)
@@ -290,9 +321,9 @@ deepest = log.filter(~pl.col("censored")).sort("depth", descending=True, maintai
 )
 
 # %% [markdown]
-# Only the rows that stop end a round, so they are the table of its rounds. A draft call is *wasted* if the text was
-# not accepted down to its level; a round is *cut short* if it was accepted all the way down and one more call might
-# have brought more.
+# Only the rows that stop end a round, so they are the table of its rounds. A draft call is *wasted* if the text was not
+# accepted down to its level; a round is *cut short* if it was accepted all the way down and one more call might have
+# brought more.
 
 # %%
 rounds = log.filter(pl.col("action") == 0)
@@ -346,13 +377,12 @@ for part, colour in parts.items():
     right.barh(present, totals, left=left_edge, color=colour, label=part, height=0.6)
     left_edge += totals
 if hardware.autoregressive_seconds:
-    right.axvline(1e3 * hardware.autoregressive_seconds, color=INK, ls="--", lw=1)
-    right.annotate("without speculation", (1e3 * hardware.autoregressive_seconds, 0.5), xytext=(-3, 0), rotation=90,
-                   textcoords="offset points", xycoords=("data", "axes fraction"), va="center", ha="right")  # fmt: skip
+    alone = 1e3 * hardware.autoregressive_seconds
+    right.axvline(alone, color=INK, ls="--", lw=1, label="no speculation")
 right.invert_yaxis()
 right.set(title="Milliseconds per token", xlabel="ms")
 figure.suptitle(f"What {policy} did", x=0.01, ha="left", fontsize=10)
-right.legend(loc="upper center", bbox_to_anchor=(0.5, -0.25), ncols=4, fontsize=8, columnspacing=1, handlelength=1)
+right.legend(loc="upper center", bbox_to_anchor=(0.35, -0.25), ncols=3, fontsize=8, columnspacing=1, handlelength=1)
 plt.show()
 
 # %% [markdown]
@@ -379,4 +409,4 @@ pl.DataFrame(
 
 # %% [markdown]
 # What to do about the gap: `radar-rl train` learns a policy from the same trace in a minute, and `radar-rl evaluate`
-# puts it into this table on prompts it has never seen.
+# puts it into this table on prompts it has never seen: see *compare_algorithms*.

@@ -109,6 +109,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def run(*arguments: str) -> Any:
+    """A command from Python, as a notebook gives it: ``run("train", "algo=cql", "traces=DIR", "out=runs/cql")``.
+
+    Args:
+        arguments: as on the command line, the verb first.
+
+    Returns:
+        What the verb's function returns; None of a sweep.
+
+    Raises:
+        RadarError: whatever the verb finds wrong.
+    """
+    flags, rest = _own_flags(arguments)
+    if not rest or flags.help or flags.version:
+        raise ConfigError(f"run: expected a verb and its key=value, got {list(arguments)}; {', '.join(VERBS)}")
+    rest = _joined(rest)
+    return _run(_checked_verb(rest, flags), rest[1:], flags)
+
+
 def _joined(rest: list[str]) -> list[str]:
     """``bench NAME`` as the one verb that it is, ``bench-NAME``.
 
@@ -156,8 +175,12 @@ def _checked_verb(rest: Sequence[str], flags: argparse.Namespace) -> str:
     return verb
 
 
-def _run(verb: str, arguments: list[str], flags: argparse.Namespace) -> None:
-    """Let Hydra compose the configuration and call the verb with it, once or, with ``-m``, once per combination."""
+def _run(verb: str, arguments: list[str], flags: argparse.Namespace) -> object:
+    """Let Hydra compose the configuration and call the verb with it, once or, with ``-m``, once per combination.
+
+    Returns:
+        What the verb told, if it was called once.
+    """
     import hydra
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
@@ -177,6 +200,7 @@ def _run(verb: str, arguments: list[str], flags: argparse.Namespace) -> None:
             raise settings.explained(error, verb, arguments) from error
     if job.failed:
         raise job.failed
+    return job.told
 
 
 @dataclass
@@ -196,6 +220,7 @@ class _Job:
     out: str | None = None
     started_in: int = field(default_factory=os.getpid)
     failed: Exception | None = None
+    told: object = None
 
     def __call__(self, composed: "DictConfig") -> object:
         """Run it; returns what a sweep may maximise, if the verb tells."""
@@ -212,6 +237,8 @@ class _Job:
                 values["out"] = str(Path(self.out) / settings.folder_name(parts))
             with progress.beside_others(name) if os.getpid() != self.started_in else nullcontext():
                 told = call(self.verb, values, self.flags, hydra.runtime.choices)
+            if hydra.mode == RunMode.RUN:
+                self.told = told
             return told.get(OBJECTIVES.get(self.verb)) if isinstance(told, Mapping) else None
         except Exception as error:
             if hydra.mode == RunMode.RUN:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import pytest
 
 from radar_rl import cli, manual, settings
-from radar_rl.errors import InputError
+from radar_rl.errors import InputError, RadarError
 
 Calls = list[dict[str, Any]]
 
@@ -104,6 +104,34 @@ def test_a_verb_gets_plain_values(calls: Calls) -> None:
 def test_hardware_is_a_plain_value_though_its_folder_is_a_group(calls: Calls, value: str) -> None:
     assert cli.main(["train", "traces=x", "out=y", f"hardware={value}"]) == 0
     assert calls[0]["hardware"] == value
+
+
+def test_a_command_from_python_returns_what_its_verb_found(
+    calls: Calls, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys.modules["stub_verbs"], "evaluate", lambda **settings: [settings["traces"]])
+    assert cli.run("evaluate", "traces=x", "out=y") == ["x"]
+    assert cli.run("train", "traces=x", "out=y", "algo=bc") is None
+    assert calls[0]["algo"]["name"] == "bc"
+    assert sys.argv[0] != "radar-rl"
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["profile", "out=x"], "bring another"),
+        (["train", "out=x", "stepz=5"], "did you mean 'steps'"),
+        ([], "expected a verb"),
+        (["train", "--help"], "expected a verb"),
+    ],
+)
+def test_a_mistake_in_python_is_raised(
+    calls: Calls, capsys: pytest.CaptureFixture[str], arguments: list[str], told: str
+) -> None:
+    with pytest.raises(RadarError, match=told):
+        cli.run(*arguments)
+    assert capsys.readouterr() == ("", "")
 
 
 def test_lists_and_numbers_as_names(calls: Calls) -> None:

@@ -1,6 +1,5 @@
 """Every notebook runs from top to bottom, is paired with a script, and is stored without outputs."""
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from nbclient import NotebookClient
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 NAMES = sorted({path.stem for suffix in ("py", "ipynb") for path in NOTEBOOKS.glob(f"*.{suffix}")})
-SECONDS = 180  # a minute on an idle machine
+SECONDS = 300  # a cell's; a whole notebook takes less than a minute on an idle machine
 
 
 def notebook(name: str) -> Any:
@@ -23,21 +22,24 @@ def outputs(executed: Any) -> list[Any]:
 
 
 def test_there_are_notebooks():
-    assert NAMES
+    assert {"compare_algorithms", "explore_rollouts", "export_and_decode"} <= set(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("MPLBACKEND", raising=False)  # figures go into the notebook, as they do for a reader
-    executed, began = notebook(name), time.monotonic()
-    # Elsewhere than in the repository: what a notebook reads must come with the package.
-    elsewhere = {"metadata": {"path": tmp_path}}
-    NotebookClient(executed, timeout=SECONDS, kernel_name="python3", resources=elsewhere).execute()
-    assert time.monotonic() - began < SECONDS
+    # Elsewhere than in the repository: what it reads must come with the package, what it writes is temporary.
+    elsewhere, written = tmp_path / "elsewhere", tmp_path / "written"
+    elsewhere.mkdir()
+    written.mkdir()
+    monkeypatch.setenv("TMPDIR", str(written))
+    executed, place = notebook(name), {"metadata": {"path": elsewhere}}
+    NotebookClient(executed, timeout=SECONDS, kernel_name="python3", resources=place).execute()
+    assert list(elsewhere.iterdir()) == []
     said = [output.text for output in outputs(executed) if output.output_type == "stream" and output.name == "stderr"]
     assert [text for text in said if "Warning" in text] == []
     shown = [output for output in outputs(executed) if "image/png" in output.get("data", {})]
-    assert len(shown) == sum(cell.source.count("plt.show()") for cell in executed.cells)
+    assert len(shown) == sum(cell.source.count("plt.show()") for cell in executed.cells) > 0
 
 
 @pytest.mark.parametrize("name", NAMES)
