@@ -78,16 +78,24 @@ def test_live_and_replay_count_the_same_and_a_killed_experiment_goes_on(
     assert "temperature=0.0 there, 1.0 here" in capsys.readouterr().err
 
 
-def test_sampled_texts_agree_too_and_published_weights_are_a_row(tmp_path: Path) -> None:
+def test_sampled_texts_agree_too_and_own_prompts_and_published_weights_fit_in(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     weights = {name: torch.from_numpy(values) for name, values in make_weights(top_k=10).items()}
     torch.save(weights, tmp_path / "weights.pt")
-    out = tmp_path / "radar"
-    assert bench(out, "tasks=[python]", "temperature=1", f"weights={tmp_path / 'weights.pt'}", "algo=bc") == 0
+    (tmp_path / "sets/mine").mkdir(parents=True)
+    rows = [json.dumps({"id": f"a{number}", "prompt": "Say hi."}) for number in range(1, 6)]
+    (tmp_path / "sets/mine/eval.jsonl").write_text("\n".join(rows))
+    out, own = tmp_path / "radar", ["tasks=[python,mine]", f"data_dir={tmp_path / 'sets'}", "algo=bc"]
+    assert bench(out, *own, "temperature=1", f"weights={tmp_path / 'weights.pt'}") == 0
+    printed = capsys.readouterr().out.partition("Speedup over")[2]
+    header = next(line for line in printed.splitlines() if line.startswith(" policy  "))
+    assert header.split() == ["policy", "python", "paper", "mine"]  # the paper has nothing to stand beside ours
     found = overall(out)
     for name in ("EAGLE-3", "RADAR's weights", "ours"):
-        assert found[name]["agreeing"] == found[name]["texts"] == 3
+        assert found[name]["agreeing"] == found[name]["texts"] == 5
     same, decoded = record(out)["results"]["same_texts"]
-    assert same == decoded == 6 * 3
+    assert same == decoded == 6 * 5
 
 
 def test_published_numbers_are_a_row_of_each_column() -> None:
