@@ -132,7 +132,7 @@ class Ways:
         self._turn += 1
         try:
             for i in order:
-                texts[i] = _timed(self.ways[i], prompts, parts[i], show if i == 0 else _nowhere)
+                texts[i] = timed(self.ways[i], prompts, parts[i], show if i == 0 else _nowhere)
         except KeyboardInterrupt:
             if len(self.ways) == 1:
                 self.tallies[0].add(parts[0])
@@ -197,8 +197,22 @@ def _short(options: Options) -> Options:
     return {**options, "max_new_tokens": min(WARM_UP_TOKENS, options["max_new_tokens"])}
 
 
-def _timed(way: Way, prompts: Sequence[Sequence[int]], tally: Tally, show: Show) -> list[list[int]]:
-    """Run a way to its end and tally its steps; showing them takes none of its seconds."""
+def _nowhere(step: Step) -> None:
+    """Shows nothing."""
+
+
+def timed(way: Way, prompts: Sequence[Sequence[int]], tally: Tally, show: Show = _nowhere) -> list[list[int]]:
+    """Run a way to its end and tally its steps; showing them takes none of its seconds.
+
+    Args:
+        way: how to decode.
+        prompts: token ids of each.
+        tally: what the steps are added to.
+        show: is given the steps, as they come.
+
+    Returns:
+        The new tokens of each text.
+    """
     texts: list[list[int]] = [[] for _ in prompts]
     steps = way.steps(prompts)
     while True:
@@ -212,7 +226,3 @@ def _timed(way: Way, prompts: Sequence[Sequence[int]], tally: Tally, show: Show)
         tally.count(step, seconds)
         texts[step.text].extend(step.token_ids)
         show(step)
-
-
-def _nowhere(step: Step) -> None:
-    """Shows nothing."""
