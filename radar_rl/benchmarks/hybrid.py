@@ -120,7 +120,8 @@ def _tell(told: Sequence[Mapping[str, Any]], drafting: str, skipped: int, where:
     for line in (
         counted,
         ", ".join(f"{key} {value}" for key, value in where.items()),
-        f"Here: {drafting}; {tasks}; the tree's nodes are those most probably accepted, whoever proposed them.",
+        f"Here: {drafting}; one text at a time; {tasks}; the tree's nodes are those most probably accepted, "
+        "whoever proposed them.",
         f"Published: {theirs['setting']}.",
         f"Source: {theirs['source']}.",
         REPLAY,
