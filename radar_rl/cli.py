@@ -38,6 +38,7 @@ VERBS = {
     "bench-round": "radar_rl.benchmarks.round:bench_round",
     "bench-decide": "radar_rl.benchmarks.decide:bench_decide",
     "bench-hybrid": "radar_rl.benchmarks.hybrid:bench_hybrid",
+    "bench-hardware": "radar_rl.benchmarks.hardware:bench_hardware",
     "bench-collect": "radar_rl.benchmarks.collect:bench_collect",
     "bench-features": "radar_rl.benchmarks.features:bench_features",
     "bench-scale": "radar_rl.benchmarks.scale:bench_scale",

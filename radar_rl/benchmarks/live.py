@@ -74,7 +74,7 @@ def decode_all(
     Who is first changes from text to text, so that a machine's drift meets all alike; what ``work`` has already is not
     decoded again. Rows: ``policy`` (a decoder's name, or ``autoregressive``), ``text``, ``task``, ``prompt_id``,
     ``tokens`` and ``seconds`` (prefill and the first token, which it brings, not counted), ``rounds``,
-    ``draft_calls``, ``digest`` of the text, and ``as_traced``, whether it is the trace's.
+    ``draft_calls``, ``nodes`` verified, ``digest`` of the text, and ``as_traced``, whether it is the trace's.
 
     Args:
         work: what keeps the rows.
@@ -108,6 +108,7 @@ def decode_all(
             seconds=tally.seconds,
             rounds=tally.rounds,
             draft_calls=tally.draft_calls,
+            nodes=tally.nodes,
             digest=digest,
             as_traced=None if text.digest is None else digest == text.digest,
         )

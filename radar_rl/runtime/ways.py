@@ -52,8 +52,8 @@ class Tally:
     """What a way came to so far.
 
     Attributes:
-        texts, tokens, rounds, emitted, draft_calls: counts; ``tokens`` are those within ``seconds``, ``emitted`` those
-            of rounds.
+        texts, tokens, rounds, emitted, draft_calls, nodes: counts; ``tokens`` are those within ``seconds``, ``emitted``
+            those of rounds.
         seconds: for the tokens.
     """
 
@@ -62,6 +62,7 @@ class Tally:
     rounds: int = 0
     emitted: int = 0
     draft_calls: int = 0
+    nodes: int = 0
     seconds: float = 0.0
 
     @property
@@ -87,6 +88,7 @@ class Tally:
         self.rounds += len(step.rounds)
         self.emitted += sum(len(ended.emitted) for ended in step.rounds)
         self.draft_calls += sum(ended.draft_calls for ended in step.rounds)
+        self.nodes += sum(ended.nodes for ended in step.rounds)
 
     def add(self, other: "Tally") -> None:
         """Add what another one counted."""

@@ -1,4 +1,4 @@
-"""``bench hybrid``: three draft sources over the same prompts, counted by task."""
+"""``bench hybrid``: three draft sources and the target alone over the same prompts, counted by task."""
 
 import gzip
 import json
@@ -8,8 +8,11 @@ import polars as pl
 import pytest
 
 from radar_rl import cli
+from radar_rl.benchmarks import live
 from radar_rl.errors import InputError
 from radar_rl.rollouts.tasks import load_prompts
+
+SMALL = ["tasks=[told,mixed/rag]", "max_new_tokens=16", "policy=static:3", "max_depth=4", "resamples=50"]
 
 
 @pytest.fixture
@@ -30,23 +33,57 @@ def sets(tmp_path: Path) -> Path:
 def test_acceptance_is_counted_by_task_and_source(
     sets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = tmp_path / "runs/hybrid.parquet"
-    small = ["max_new_tokens=24", "policy=static:3", "max_depth=4", "resamples=50", f"out={out}"]
-    assert cli.main(["bench", "hybrid", "tasks=[told,mixed/rag]", f"data_dir={sets}", *small]) == 0
+    out = tmp_path / "runs/hybrid"
+    assert cli.main(["bench", "hybrid", f"data_dir={sets}", "limit=11", f"out={out}", *SMALL]) == 0
     printed = capsys.readouterr().out
-    for words in ("told", "mixed/rag", "all", "hybrid / head", "36 of 36 texts are the head's"):
+    for words in ("told", "mixed/rag", "all", "hybrid / head", "1.073×", "36 of 36 texts are the target's own"):
         assert words in printed
-    rows = pl.read_parquet(out)
-    assert pl.read_parquet_metadata(out)["tree_size"] == "60"
-    assert rows.height == 12 * 3
-    assert rows["same_text"].all()
-    by_source = rows.group_by("source").agg(pl.col("tokens", "rounds", "draft_calls", "nodes").sum())
-    totals = {row["source"]: row for row in by_source.iter_rows(named=True)}
+    assert "hybrid-speculative-decoding" in printed  # where the published figure is from
+    assert (out / "hybrid.png").stat().st_size > 5_000
+    rows = pl.read_parquet(out / "measurements.parquet")
+    assert rows.height == 12 * 4
+    by_source = rows.group_by("policy").agg(pl.col("tokens", "rounds", "draft_calls", "nodes").sum())
+    totals = {row["policy"]: row for row in by_source.iter_rows(named=True)}
+    assert set(totals) == {"autoregressive", "head", "ngram", "hybrid"}
     assert len({row["tokens"] for row in totals.values()}) == 1
     assert totals["ngram"]["draft_calls"] == 0
     assert totals["head"]["draft_calls"] == 3 * totals["head"]["rounds"]
     assert all(row["nodes"] <= 60 * row["rounds"] for row in totals.values())
     assert totals["hybrid"]["rounds"] <= totals["head"]["rounds"]
+    about = json.loads((out / "experiment.json").read_text())
+    told = {row["task"]: row for row in about["results"]["by_task"]}
+    assert told["told"]["low"] <= told["told"]["ratio"] <= told["told"]["high"]
+    assert told["mixed/rag"]["low"] is None
+    assert told["all"]["tau"]["head"] == pytest.approx(totals["head"]["tokens"] / totals["head"]["rounds"])
+    assert about["published"]["ratio"] == 1.073
+
+
+def test_a_killed_run_goes_on_and_another_is_refused(
+    sets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ["bench", "hybrid", f"data_dir={sets}", "limit=1", f"out={tmp_path / 'out'}", *SMALL]
+    decoded: list[str] = []
+    one = live.timed
+
+    def counted(way: live.Way, *rest: object) -> object:
+        decoded.append(way.name)
+        if len(decoded) == 6:
+            raise KeyboardInterrupt
+        return one(way, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(live, "timed", counted)
+    assert cli.main(command) == 130
+    assert cli.main(command) == 0
+    assert len(decoded) == 5 + 1 + 3  # five texts are kept, the sixth was cut
+    assert sorted(decoded[:4]) == sorted([decoded[4], *decoded[6:]]) == ["autoregressive", "head", "hybrid", "ngram"]
+    capsys.readouterr()
+    assert cli.main([*command, "seed=1"]) == 2
+    assert "seed=0 there, 1 here" in capsys.readouterr().err
+
+
+def test_a_file_as_out_is_told_to_be_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["bench", "hybrid", f"out={tmp_path}/hybrid.parquet"]) == 2
+    assert "expected a folder" in capsys.readouterr().err
 
 
 def test_a_category_is_a_part_of_a_task(sets: Path) -> None:
@@ -56,6 +93,6 @@ def test_a_category_is_a_part_of_a_task(sets: Path) -> None:
         load_prompts(["mixed/poems"], data_dir=sets)
 
 
-def test_no_resamples_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["bench", "hybrid", "resamples=0"]) == 2
+def test_no_resamples_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["bench", "hybrid", "resamples=0", f"out={tmp_path}"]) == 2
     assert "resamples: expected a whole number ≥ 1" in capsys.readouterr().err

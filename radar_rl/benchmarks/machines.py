@@ -1,0 +1,76 @@
+"""The machines of ``bench hardware``: their seconds, how tables call them, and where those seconds come from."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+
+from radar_rl.configs import choices, text
+from radar_rl.errors import ConfigError
+from radar_rl.evaluation.profiles import slug
+from radar_rl.rollouts.trace import TraceSettings
+from radar_rl.runtime.profiler import resolve_hardware
+from radar_rl.speculative.hardware import HardwareProfile
+
+HERE = "this machine"
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A machine to train for and to run on.
+
+    Attributes:
+        label: how tables call it.
+        given: what the verbs' ``hardware=`` takes.
+        profile: its seconds.
+        origin: where they come from.
+    """
+
+    label: str
+    given: str
+    profile: HardwareProfile
+    origin: str
+
+    @property
+    def here(self) -> bool:
+        """Whether it is this machine, measured by this experiment."""
+        return self.label == HERE
+
+
+def machines_of(
+    wanted: Sequence[str | None], measured: Path, model: Mapping[str, Any], made: TraceSettings
+) -> list[Machine]:
+    """The machines that ``hardware=`` names.
+
+    Args:
+        wanted: FILE or NAME of each; None: this machine, measured once.
+        measured: where its profile is kept.
+        model: the pair to measure.
+        made: what the trace was made with.
+
+    Raises:
+        ConfigError: one is neither file nor name, or two are called alike.
+        ArtifactError: ``model`` is not the trace's pair.
+    """
+    found = []
+    for value in wanted:
+        shape: dict[str, Any] = {"max_depth": made.max_depth, "top_k": made.top_k, "tree_size": made.tree_size}
+        profile = resolve_hardware(value, measured, model, made_by=asdict(made), **shape)
+        if value is None:
+            found.append(Machine(HERE, str(measured), profile, f"measured in this run with {profile.name}; {measured}"))
+        elif value in choices("hardware"):
+            found.append(Machine(value, value, profile, f"{_about(value)} (configs/hardware/{value}.yaml)"))
+        else:
+            found.append(Machine(Path(value).stem, value, profile, f"{profile.name}; {value}"))
+    labels = [slug(machine.label) for machine in found]
+    double = sorted({machine.label for machine in found if labels.count(slug(machine.label)) > 1})
+    if double:
+        raise ConfigError(f"hardware: two machines are called {', '.join(double)}; rename a file")
+    return found
+
+
+def _about(name: str) -> str:
+    """What a profile's file begins with."""
+    lines = takewhile(lambda line: line.startswith("# "), text("hardware", name).splitlines())
+    return " ".join(line.removeprefix("# ") for line in lines).rstrip(".")
