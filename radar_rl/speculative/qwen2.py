@@ -41,7 +41,7 @@ def as_qwen2(llama: PreTrainedModel) -> Qwen2ForCausalLM:
     shared = {key: own[key] for key in Qwen2Config().to_dict().keys() & own.keys() - {"model_type", "architectures"}}
     # Qwen2's configuration does not list head_dim, its attention does ask for one.
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    written = Qwen2Config(**shared, head_dim=width)
+    written = Qwen2Config(**shared | {"head_dim": width})
     with torch.device("meta"):
         model: Any = AutoModelForCausalLM.from_config(written, dtype=llama.dtype, attn_implementation="sdpa")
     ours, theirs = model.get_decoder(), llama.get_decoder()

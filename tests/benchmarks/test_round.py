@@ -88,7 +88,8 @@ def test_what_cannot_be_measured_is_refused(wrong: dict[str, Any], error: type[E
 def test_a_benchmark_that_is_not_there_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["bench", "rounds"]) == 2
     assert cli.main(["bench"]) == 2
-    told = "radar-rl: bench NAME: which one? round, decide, hybrid, collect, features, scale, train, env, ppo, soak"
+    names = "round, decide, hybrid, collect, features, scale, train, env, ppo, soak, banditspec"
+    told = f"radar-rl: bench NAME: which one? {names}"
     assert capsys.readouterr().err.splitlines() == [told] * 2
     assert cli.main(["bench", "--help"]) == 0
     assert "bench hybrid" in capsys.readouterr().out
