@@ -29,10 +29,12 @@ from radar_rl.rollouts.tasks import fitting, load_prompts
 from radar_rl.rollouts.writing import sequence_seed
 from radar_rl.runtime import SpeculativeDecoder
 from radar_rl.runtime.alone import autoregressive_batch
-from radar_rl.runtime.models import pair_from_config
+from radar_rl.runtime.models import architecture, pair_from_config
 from radar_rl.runtime.profiler import clock
 from radar_rl.runtime.profiler import measure as measure_hardware
 from radar_rl.speculative import HardwareProfile, Pair
+from radar_rl.speculative.checkpoints import read_config
+from radar_rl.speculative.pair import target_checkpoint
 from radar_rl.speculative.text import Options
 
 WARM_UP_TOKENS = 24
@@ -64,7 +66,6 @@ class Asked:
     Attributes:
         prompts: token ids of each.
         seeds: of each one's sampling.
-        batches: batch sizes.
         shape: max_depth, top_k and tree_size of the drafts.
         options: length and sampling of the texts.
         seed: of what draws at random.
@@ -72,7 +73,6 @@ class Asked:
 
     prompts: list[list[int]]
     seeds: list[int]
-    batches: list[int]
     shape: dict[str, Any]
     options: Options
     seed: int
@@ -142,49 +142,33 @@ def bench_banditspec(
     """
     given = {"tasks": tasks, "limit": limit, "batches": batches}
     chosen = sized(size, SIZES, {**given, "max_depth": max_depth, "max_new_tokens": max_new_tokens})
-    _check(chosen, targets)
+    _check(chosen, targets, model)
     shape = {"max_depth": chosen["max_depth"], "top_k": top_k}
     shape["tree_size"] = tree_size or (chosen["max_depth"] + 1 if top_k == 1 else 60)
     told = {"targets": targets, **shape, "temperature": temperature, "seed": seed, "model": dict(model)}
     with experiment("banditspec", out, {**chosen, **told}, {"size": size, "paper": published()["source"]}) as work:
-        traces = None
-        if 1 in chosen["batches"]:  # one collection serves both targets: they write the same texts
-            traces = collect(
-                out=str(work.folder / "traces"),
-                model=model,
-                tasks=chosen["tasks"],
-                task={"path": None},
-                data_dir=data_dir,
-                limit=chosen["limit"],
-                max_new_tokens=chosen["max_new_tokens"],
-                temperature=temperature,
-                seed=seed,
-                **shape,
-            )
+        traces = _collected(work, model, data_dir, {**chosen, **shape, "temperature": temperature, "seed": seed})
         prompts = load_prompts(chosen["tasks"], data_dir=data_dir, limit=chosen["limit"])
         labels: dict[str, str] = {}
         for name in targets:
             pair = pair_from_config({**model, "architecture": name} if name == "qwen2" else model)
             family = pair.target.model.config.model_type
-            if family in labels:
-                raise ConfigError(f"targets: the target is written as {family} already; give targets=[own]")
-            labels[family] = pair.label
+            labels[family], where = pair.label, machine(pair)
             kept, _ = fitting(pair, prompts, chosen["max_new_tokens"])
             asked = Asked(
                 prompts=[ids for _, ids in kept],
                 seeds=[sequence_seed(seed, prompt.prompt_id, 0) for prompt, _ in kept],
-                batches=chosen["batches"],
                 shape=shape,
                 options={"max_new_tokens": chosen["max_new_tokens"], "temperature": temperature},
                 seed=seed,
             )
-            for batch in asked.batches:
+            for batch in chosen["batches"]:
                 decode_batches(work, pair, family, batch, asked)
                 if batch == 1 and traces is not None:
                     replay(work, pair, family, traces, asked)
-        where = machine(pair)
+            del pair  # of large targets there is no room for two
         found = figures(pl.DataFrame(work.rows, infer_schema_length=None))
-        draw_throughput(found, f"{pair.target_identity}, {where['device']}", work.folder / PICTURE)
+        draw_throughput(found, f"{model['name']}, {where['device']}", work.folder / PICTURE)
         work.finish(figures=found.to_dicts(), labels=labels, machine={key: str(value) for key, value in where.items()})
     console = Console(highlight=False)
     if not console.is_terminal:
@@ -196,7 +180,7 @@ def bench_banditspec(
     return found
 
 
-def _check(chosen: Mapping[str, Any], targets: Sequence[str]) -> None:
+def _check(chosen: Mapping[str, Any], targets: Sequence[str], model: Mapping[str, Any]) -> None:
     """Refuse what cannot be measured."""
     for name in ("limit", "max_depth"):
         check_whole(name, chosen[name], 1)
@@ -207,6 +191,20 @@ def _check(chosen: Mapping[str, Any], targets: Sequence[str]) -> None:
         check_whole("batches", batch, 1)
     if not targets or len(set(targets)) < len(targets) or not set(targets) <= set(TARGETS):
         raise ConfigError(f"targets: expected some of {', '.join(TARGETS)}, each once, got {targets}")
+    family = "qwen2" if architecture(model) else read_config(target_checkpoint(model["target"])).get("model_type")
+    if "qwen2" in targets and family != "llama":
+        raise ConfigError(f"targets: only a Llama target can be written as Qwen2, this is {family}; give targets=[own]")
+
+
+def _collected(
+    work: Experiment, model: Mapping[str, Any], data_dir: str | None, chosen: Mapping[str, Any]
+) -> str | None:
+    """The prompts' trace, for replay of batches of 1; one serves both targets, which write the same texts."""
+    if 1 not in chosen["batches"]:
+        return None
+    keys = ("tasks", "limit", "max_new_tokens", "max_depth", "top_k", "tree_size", "temperature", "seed")
+    made: dict[str, Any] = {key: chosen[key] for key in keys}
+    return collect(out=str(work.folder / "traces"), model=model, task={"path": None}, data_dir=data_dir, **made)
 
 
 def decode_batches(work: Experiment, pair: Pair, family: str, size: int, asked: Asked) -> None:

@@ -124,7 +124,7 @@ def test_a_text_that_differs_is_counted() -> None:
 
 
 def test_every_prompt_is_in_a_batch_and_every_batch_is_full() -> None:
-    asked = Asked([[1]] * 5, [0] * 5, [2], {"max_depth": 2}, {}, seed=3)
+    asked = Asked([[1]] * 5, [0] * 5, {"max_depth": 2}, {}, seed=3)
     groups = asked.groups(2)
     assert groups.shape == (3, 2)
     assert set(groups.flat) == set(range(5))
@@ -148,7 +148,7 @@ def test_the_papers_numbers_have_a_source_and_none_by_batch_size() -> None:
         (["batches=[2,2]"], "batches: expected batch sizes, each once"),
         (["batches=[0]"], "batches: expected a whole number ≥ 1"),
         (["targets=[mamba]"], "targets: expected some of own, qwen2"),
-        (["model=pocket_qwen2"], "targets: the target is written as qwen2 already"),
+        (["model=pocket_qwen2"], "only a Llama target can be written as Qwen2, this is qwen2; give targets=[own]"),
         (["max_new_tokens=1"], "max_new_tokens: expected a whole number ≥ 2"),
         (["size=huge"], "size=huge"),
     ],
