@@ -47,6 +47,7 @@ VERBS = {
     "bench-ppo": "radar_rl.benchmarks.ppo:bench_ppo",
     "bench-soak": "radar_rl.benchmarks.soak:bench_soak",
     "bench-radar": "radar_rl.benchmarks.radar:bench_radar",
+    "bench-banditspec": "radar_rl.benchmarks.banditspec:bench_banditspec",
 }
 
 # Verbs whose jobs of a sweep write to a folder each, out/<name of the job>, and what then gathers them in out=.

@@ -25,7 +25,7 @@ from radar_rl.policies import CONTINUE, Policy, StaticDepth
 from radar_rl.policies.protocol import MemorylessPolicy
 from radar_rl.progress import track
 from radar_rl.runtime import SpeculativeDecoder, autoregressive
-from radar_rl.runtime.models import inflated_shape, pair_from_config
+from radar_rl.runtime.models import label_from_config, pair_from_config
 from radar_rl.runtime.profiler import clock, default_network
 from radar_rl.speculative import DraftState, Pair, Round, SpeculativeSession
 from radar_rl.speculative.pair import stock_target
@@ -274,7 +274,8 @@ def bench_round(
     prompts = [pair.encode_prompt(message) for message in messages]
     for ids in prompts:
         pair.check_prompt(ids, max_new_tokens)
-    stock = pair.target.model if inflated_shape(model) else stock_target(pair, model["target"])
+    changed = label_from_config(model)
+    stock = pair.target.model if changed else stock_target(pair, model["target"])
     measured = measure(
         pair,
         stock,
@@ -291,8 +292,8 @@ def bench_round(
     for table in tables(measured, pair.label):
         console.print(table)
     console.print(", ".join(f"{key} {value}" for key, value in machine(pair).items()))
-    if inflated_shape(model):
-        console.print("generate ran on the inflated model too: transformers' code with our fused norms and attention")
+    if changed:
+        console.print(f"generate ran on the model{changed} too: transformers' code with our fused norms and attention")
     if out is not None:
         Path(out).parent.mkdir(parents=True, exist_ok=True)
         Path(out).write_text(json.dumps({"pair": pair.label, **machine(pair), **asdict(measured)}, indent=2) + "\n")

@@ -16,7 +16,7 @@ from radar_rl.policies import LearnedPolicy, ObservationSpec
 from radar_rl.runtime.artifact import check_pair
 from radar_rl.runtime.decide import decide
 from radar_rl.runtime.decoder import autoregressive, judged
-from radar_rl.runtime.models import inflated_shape, pair_from_config
+from radar_rl.runtime.models import label_from_config, pair_from_config
 from radar_rl.speculative.hardware import HardwareProfile, tree_nodes
 from radar_rl.speculative.pair import Pair, pair_identities
 from radar_rl.speculative.session import SpeculativeSession
@@ -161,8 +161,7 @@ def resolve_hardware(
     if value is None:
         target, draft = pair_identities(model["target"], model["draft"])
         check_pair(made_by or {}, target, draft, allow_other_pair)
-        shape = inflated_shape(model)
-        label = target + (shape.label if shape else "")
+        label = target + label_from_config(model)
         if not cache.is_file() or not HardwareProfile.load(cache).name.startswith(f"{label} on "):
             profile(
                 out=str(cache), model=model, max_depth=max_depth, top_k=top_k, tree_size=tree_size, repeats=10, seed=0

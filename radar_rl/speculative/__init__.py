@@ -5,6 +5,7 @@ from radar_rl.speculative.hardware import HardwareProfile, tree_nodes
 from radar_rl.speculative.inflate import InflatedShape, inflate_pair
 from radar_rl.speculative.ngram import NgramIndex
 from radar_rl.speculative.pair import Pair, load_pair
+from radar_rl.speculative.qwen2 import as_qwen2, qwen2_pair
 from radar_rl.speculative.sampling import Sampling
 from radar_rl.speculative.session import SpeculativeSession
 from radar_rl.speculative.state import DraftState
@@ -22,7 +23,9 @@ __all__ = [
     "Sampling",
     "SpeculativeBatch",
     "SpeculativeSession",
+    "as_qwen2",
     "inflate_pair",
     "load_pair",
+    "qwen2_pair",
     "tree_nodes",
 ]

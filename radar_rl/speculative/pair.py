@@ -61,6 +61,7 @@ class Pair:
         eos_token_ids: tokens that end a text.
         max_positions: context length in tokens.
         target_identity, draft_identity: ``NAME@HASH`` of each model's weights.
+        architecture: the family that the target was written in, in words; empty for its own (see ``qwen2_pair``).
         inflated: the shape that the pair was inflated to, in words; empty for its own (see ``inflate_pair``).
         arena: lends caches to texts; says whether passes over trees are captured (``with_graphs``).
     """
@@ -72,6 +73,7 @@ class Pair:
     max_positions: int
     target_identity: str
     draft_identity: str
+    architecture: str = ""
     inflated: str = ""
     arena: Arena = field(default_factory=Arena, repr=False)
 
@@ -81,8 +83,8 @@ class Pair:
 
     @property
     def label(self) -> str:
-        """What tables and profiles call the pair: the target's identity, and the shape if that is not its own."""
-        return self.target_identity + self.inflated
+        """What tables and profiles call the pair: the target's identity, and what is not its own, family and shape."""
+        return self.target_identity + self.architecture + self.inflated
 
     def with_graphs(self) -> "Pair":
         """The pair with its passes over trees captured as CUDA graphs, a launch each; on a CPU the pair as it is."""

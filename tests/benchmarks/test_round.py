@@ -88,7 +88,7 @@ def test_what_cannot_be_measured_is_refused(wrong: dict[str, Any], error: type[E
 def test_a_benchmark_that_is_not_there_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["bench", "rounds"]) == 2
     assert cli.main(["bench"]) == 2
-    names = "round, decide, hybrid, hardware, collect, features, scale, train, env, ppo, soak, radar"
+    names = "round, decide, hybrid, hardware, collect, features, scale, train, env, ppo, soak, radar, banditspec"
     told = f"radar-rl: bench NAME: which one? {names}"
     assert capsys.readouterr().err.splitlines() == [told] * 2
     assert cli.main(["bench", "--help"]) == 0

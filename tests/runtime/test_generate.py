@@ -15,7 +15,6 @@ from transformers import (
     DynamicCache,
     LlamaConfig,
     LlamaForCausalLM,
-    PreTrainedModel,
     Qwen2Config,
     Qwen2ForCausalLM,
     Qwen3Config,
@@ -28,7 +27,7 @@ from transformers.generation import LogitsProcessor
 from radar_rl.errors import ArtifactError, ConfigError, FallbackWarning, InputError
 from radar_rl.policies import RandomStop, StaticDepth
 from radar_rl.runtime import radar_generate, save_policy
-from radar_rl.speculative import Pair
+from radar_rl.speculative import Pair, as_qwen2
 from radar_rl.speculative.pair import target_checkpoint
 from radar_rl.speculative.target import Target
 from radar_rl.zoo.head import HeadTraining, new_head, save_head
@@ -73,19 +72,6 @@ def llama() -> Any:
 @pytest.fixture(scope="module")
 def tokenizer() -> Any:
     return AutoTokenizer.from_pretrained(target_checkpoint("pocket"), padding_side="left")
-
-
-def as_qwen2(llama: LlamaForCausalLM) -> PreTrainedModel:
-    """The embedded target in another family's words: what Qwen2 has beyond Llama are biases, here zero."""
-    config = llama.config.to_dict()
-    own = {key: config[key] for key in TINY if key not in ("head_dim", "initializer_range")}
-    model = Qwen2ForCausalLM(Qwen2Config(**own, rms_norm_eps=config["rms_norm_eps"])).eval()
-    missing, unexpected = model.load_state_dict(llama.state_dict(), strict=False)
-    assert not unexpected
-    for name in missing:
-        model.get_parameter(name).data.zero_()
-    model.generation_config = copy.deepcopy(llama.generation_config)
-    return model
 
 
 RANDOM: dict[str, Callable[[], Any]] = {
