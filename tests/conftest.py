@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from object_store import CREDENTIALS, make_bucket, s3_server
 from ray_cluster import RayCluster, two_nodes
-from tiny_pair import write_tiny_pair
+from tiny_models import write_tiny_pair
 
 from radar_rl.jsonl import read_jsonl
 from radar_rl.speculative import Pair, load_pair

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 
 from radar_rl import cli, settings
 from radar_rl.configs import choices, load
-from radar_rl.offline.algorithms import ALGORITHMS
+from radar_rl.offline.algorithms import ALGORITHMS, settings_of
 from radar_rl.rollouts.reward import Reward
 from radar_rl.speculative.hardware import HardwareProfile
 
@@ -91,10 +91,10 @@ def test_a_reward_has_the_keys_of_its_class(name: str) -> None:
     Reward(**{key: value for key, value in values.items() if value is not None})
 
 
-@pytest.mark.parametrize("name", choices("algo"))
-def test_an_algorithm_has_the_settings_that_training_has(name: str) -> None:
-    values = load("algo", name)
-    assert values == {"name": name, **ALGORITHMS[name].defaults}
+def test_an_algorithm_is_a_file_and_what_trains_it() -> None:
+    assert set(choices("algo")) == set(ALGORITHMS)
+    for name in ALGORITHMS:
+        assert settings_of({"name": name}) == load("algo", name)
 
 
 @pytest.mark.parametrize("name", choices("task"))

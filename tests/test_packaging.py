@@ -100,3 +100,15 @@ def test_the_lock_holds_what_is_asked_for(repository: Path) -> None:
     for text in [*project["dependencies"], *(text for extra in extras.values() for text in extra)]:
         requirement = Requirement(text)
         assert names[requirement.name.lower()] in requirement.specifier
+
+
+def test_the_citation_is_of_this_version(repository: Path) -> None:
+    import tomllib
+
+    import yaml
+
+    from radar_rl import __version__
+
+    citation = yaml.safe_load((repository / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == __version__
+    assert citation["license"] == tomllib.loads((repository / "pyproject.toml").read_text())["project"]["license"]

@@ -20,10 +20,11 @@ from radar_rl.runtime import autoregressive
 from radar_rl.runtime.models import pair_from_config
 from radar_rl.runtime.profiler import clock
 from radar_rl.speculative import NgramIndex, Pair
+from radar_rl.speculative.draft_call import LiveSlots
 from radar_rl.speculative.features import FEATURES, Features, check_columns, checked_names, match_length
 from radar_rl.speculative.heads import DraftCache
 from radar_rl.speculative.target import TargetCache
-from radar_rl.speculative.tree import LiveSlots, TreeGrowth
+from radar_rl.speculative.tree import TreeGrowth
 
 EVERY = 4
 """Tokens from one root to the next."""

@@ -1,9 +1,10 @@
-"""The algorithms by name: their settings, the behaviour that suits each, and what trains them."""
+"""The algorithms by name: what trains each and the behaviour that suits it; its settings are those of configs/algo."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from radar_rl.configs import load
 from radar_rl.errors import ConfigError
 from radar_rl.offline.acceptance import fit_acceptance
 from radar_rl.offline.behaviour import Behaviour
@@ -21,13 +22,11 @@ class Algorithm:
 
     Attributes:
         learner: trains it.
-        defaults: every setting, as configs/algo has them.
         behaviour: who should have acted in the data that are made from a trace.
         asked_late: whether its policy can be asked from a later draft call than the first on.
     """
 
     learner: Learner
-    defaults: Mapping[str, Any]
     behaviour: Behaviour
     asked_late: bool = True
 
@@ -43,77 +42,16 @@ def _fit_ppo(data: TrainingData, settings: Mapping[str, Any], training: Training
 # policy regresses on the actions in the data: with both equally frequent its preference is the sign of the advantage,
 # with a behaviour that rarely stops early it would be mostly that behaviour's. Cloning needs someone worth cloning.
 ALGORITHMS: dict[str, Algorithm] = {
-    "cql": Algorithm(
-        fit_qlearning,
-        {"alpha": 0.1, "learning_rate": 1e-3, "weight_decay": 0.0, "hidden": [64, 64], "target_update_interval": 20},
-        "full",
-    ),
-    "iql": Algorithm(
-        fit_qlearning,
-        {
-            "expectile": 0.95,
-            "weight_temp": 30.0,
-            "max_weight": 100.0,
-            "learning_rate": 3e-3,
-            "weight_decay": 0.0,
-            "hidden": [64, 64],
-            "n_critics": 2,
-            "tau": 0.02,
-        },
-        "full",
-    ),
-    "bc": Algorithm(
-        fit_qlearning, {"learning_rate": 1e-3, "weight_decay": 0.0, "hidden": [64, 64], "beta": 0.0}, "oracle"
-    ),
-    "bcq": Algorithm(
-        fit_qlearning,
-        {
-            "action_flexibility": 0.3,
-            "beta": 0.0,
-            "learning_rate": 1e-3,
-            "weight_decay": 0.0,
-            "hidden": [64, 64],
-            "target_update_interval": 20,
-        },
-        "full",
-    ),
-    "ddqn": Algorithm(
-        fit_qlearning,
-        {"learning_rate": 1e-3, "weight_decay": 0.0, "hidden": [64, 64], "target_update_interval": 20},
-        "full",
-    ),
-    "fitted": Algorithm(fit_stopping, {"learning_rate": 2e-3, "weight_decay": 10.0, "hidden": [64, 64]}, "full"),
-    "direct": Algorithm(fit_stopping, {"learning_rate": 2e-3, "weight_decay": 10.0, "hidden": [64, 64]}, "full"),
-    "radar": Algorithm(
-        fit_radar,
-        {
-            "gamma": 0.99,
-            "learning_rate": 1e-4,
-            "weight_decay": 1e-4,
-            "dropout": 0.1,
-            "lstm_hidden": 128,
-            "mlp_hidden": 128,
-        },
-        "full",
-        asked_late=False,
-    ),
-    "acceptance": Algorithm(
-        fit_acceptance, {"rejection_weight": 6.0, "learning_rate": 1e-3, "hidden": [64, 64]}, "full"
-    ),
-    # It acts itself: what others did is not looked at.
-    "ppo": Algorithm(
-        _fit_ppo,
-        {
-            "learning_rate": 1e-3,
-            "hidden": [64, 64],
-            "n_epochs": 4,
-            "clip_range": 0.2,
-            "entropy": 0.001,
-            "gae_lambda": 0.95,
-            "num_envs": 256,
-        },
-        "full",
-    ),
+    "cql": Algorithm(fit_qlearning, "full"),
+    "iql": Algorithm(fit_qlearning, "full"),
+    "bc": Algorithm(fit_qlearning, "oracle"),
+    "bcq": Algorithm(fit_qlearning, "full"),
+    "ddqn": Algorithm(fit_qlearning, "full"),
+    "fitted": Algorithm(fit_stopping, "full"),
+    "direct": Algorithm(fit_stopping, "full"),
+    "radar": Algorithm(fit_radar, "full", asked_late=False),
+    "acceptance": Algorithm(fit_acceptance, "full"),
+    "ppo": Algorithm(_fit_ppo, "full"),  # it acts itself: what others did is not looked at
 }
 
 
@@ -132,7 +70,8 @@ def settings_of(algo: Mapping[str, Any]) -> dict[str, Any]:
     name = algo.get("name")
     if name not in ALGORITHMS:
         raise ConfigError(f"unknown algorithm {name!r}; valid: {', '.join(ALGORITHMS)}")
-    defaults, own = ALGORITHMS[name].defaults, {key: value for key, value in algo.items() if key != "name"}
+    defaults = {key: value for key, value in load("algo", name).items() if key != "name"}
+    own = {key: value for key, value in algo.items() if key != "name"}
     if unknown := sorted(set(own) - set(defaults)):
         raise ConfigError(f"algo={name}: unknown settings {unknown}; valid: {', '.join(defaults)}")
     check_ranges(name, own)

@@ -29,6 +29,7 @@ from radar_rl.policies import (
     UcbSpec,
 )
 from radar_rl.policies.levels import LevelRule, first_below
+from radar_rl.runtime.kinds import KINDS
 
 log = logging.getLogger(__name__)
 
@@ -226,6 +227,9 @@ RULES: dict[str, Callable[[_Tuning], Sequence[Policy]]] = {
     "exp3spec": lambda tuning: [Exp3Spec(len(tuning.depths), scale) for scale in LEARNING_SCALES],
     "tapout": lambda tuning: [TapOut(tuple(tuning.at_hand()), len(tuning.depths))],
 }
-MEMORYLESS = ("threshold", "joint", "p-min", "svip", "gain")
-RULE_FEATURES = {"p-min": ("log_probs",), "svip": ("entropy",), "adaedl": ("entropy",)}
+# What a kind is says its class: those that remember nothing, and the feature columns that they look at.
+MEMORYLESS = tuple(name for name in RULES if issubclass(KINDS[name].make, MemorylessPolicy))
+RULE_FEATURES: dict[str, tuple[str, ...]] = {
+    name: KINDS[name].make.features for name in RULES if getattr(KINDS[name].make, "features", ())
+}
 """Feature columns that a rule looks at, by its name; the others look at none."""

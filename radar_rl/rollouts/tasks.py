@@ -138,9 +138,9 @@ def _rows(name: str, split: str, folder: Path | None) -> tuple[str, Iterator[dic
             raise InputError(
                 f"task {name!r}: {folder / name} has no {split}.jsonl or {split}.jsonl.gz; choose another split="
             )
-    shipped = resources.files("radar_rl") / "datasets" / "prompts" / f"{name}.jsonl"
-    if name in SHIPPED:
-        return f"datasets/prompts/{name}.jsonl", read_jsonl(Path(str(shipped)))
+    shipped = Path(str(resources.files("radar_rl"))) / "datasets" / "prompts" / f"{name}.jsonl"
+    if shipped.is_file():
+        return f"datasets/prompts/{name}.jsonl", read_jsonl(shipped)
     if name in choices("task"):
         about = load("task", name)
         if about.get("hub"):

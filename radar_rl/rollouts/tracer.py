@@ -17,12 +17,13 @@ from torch import Tensor
 
 from radar_rl.errors import InputError, ModelOutputError
 from radar_rl.rollouts.trace import NO_RANK
+from radar_rl.speculative.draft_call import SharedSlots
 from radar_rl.speculative.features import FEATURES, Features, check_columns, match_length
 from radar_rl.speculative.heads import DraftCache
 from radar_rl.speculative.ngram import NgramIndex
 from radar_rl.speculative.pair import Pair
 from radar_rl.speculative.target import Target, TargetCache
-from radar_rl.speculative.tree import SharedSlots, TreeGrowth
+from radar_rl.speculative.tree import TreeGrowth
 
 IMPROBABLE = 1e-6
 """A token of less probability is one that the target would not have produced."""

@@ -13,9 +13,10 @@ import torch
 from radar_rl import configs
 from radar_rl.errors import ConfigError
 from radar_rl.policies import LearnedPolicy, ObservationSpec
+from radar_rl.runtime.alone import autoregressive
 from radar_rl.runtime.artifact import check_pair
 from radar_rl.runtime.decide import decide
-from radar_rl.runtime.decoder import autoregressive, judged
+from radar_rl.runtime.decoder import judged
 from radar_rl.runtime.models import label_from_config, pair_from_config
 from radar_rl.speculative.hardware import HardwareProfile, tree_nodes
 from radar_rl.speculative.pair import Pair, pair_identities

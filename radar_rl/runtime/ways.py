@@ -5,7 +5,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 
-from radar_rl.runtime.decoder import SpeculativeDecoder, autoregressive
+from radar_rl.runtime.alone import autoregressive
+from radar_rl.runtime.decoder import SpeculativeDecoder
 from radar_rl.speculative.pair import Pair
 from radar_rl.speculative.text import Options, Round
 

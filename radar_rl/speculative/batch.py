@@ -16,6 +16,7 @@ from torch import Tensor
 
 from radar_rl.errors import ConfigError, InputError, ModelOutputError, check_whole
 from radar_rl.speculative.attention import NEGATIVE_INFINITY
+from radar_rl.speculative.draft_call import LiveSlots
 from radar_rl.speculative.features import Features, match_length
 from radar_rl.speculative.graphs import rounded
 from radar_rl.speculative.heads import DraftCache
@@ -28,7 +29,7 @@ from radar_rl.speculative.sampling import PositionNoise, Processor, Sampling, ch
 from radar_rl.speculative.state import DraftState, NodeCounts
 from radar_rl.speculative.target import TargetCache
 from radar_rl.speculative.text import DRAFT_SOURCES, DraftSource, Round, Text, read_back
-from radar_rl.speculative.tree import Candidates, DraftTree, LiveSlots, Nodes, Source, TreeGrowth, select
+from radar_rl.speculative.tree import Candidates, DraftTree, Nodes, Source, TreeGrowth, select
 
 
 class SpeculativeBatch:

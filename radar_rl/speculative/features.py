@@ -21,10 +21,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from radar_rl.errors import ConfigError, check_whole
+from radar_rl.speculative.draft_call import NewestCall
 from radar_rl.speculative.heads import DraftHead
 from radar_rl.speculative.history import MOST, NO_ROUND, ROUNDS
 from radar_rl.speculative.ngram import NgramIndex
-from radar_rl.speculative.tree import NewestCall, TreeGrowth
+from radar_rl.speculative.tree import TreeGrowth
 
 FLOAT16_MAX = 65504.0
 

@@ -6,10 +6,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from radar_rl.speculative.draft_call import NewestCall, Rows
 from radar_rl.speculative.features import FEATURES, Features
 from radar_rl.speculative.graphs import Outputs
 from radar_rl.speculative.reading import packed
-from radar_rl.speculative.tree import NewestCall, Rows
 
 UNSURE = 2
 """A flag beside stop (0) and continue (1): what was seen holds NaN; the host looks, and says whose it is."""

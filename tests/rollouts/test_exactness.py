@@ -16,10 +16,11 @@ from radar_rl.rollouts import Trace, load_trace
 from radar_rl.rollouts.collect import collect
 from radar_rl.runtime import SpeculativeDecoder
 from radar_rl.speculative import Pair
+from radar_rl.speculative.draft_call import SharedSlots
 from radar_rl.speculative.heads import DraftCache
 from radar_rl.speculative.sampling import PositionNoise, Sampling, choose
 from radar_rl.speculative.target import TargetCache
-from radar_rl.speculative.tree import SharedSlots, TreeGrowth
+from radar_rl.speculative.tree import TreeGrowth
 
 TASKS = ["dialogue", "arithmetic", "instructions", "python"]
 TIE = 1e-5

@@ -11,7 +11,8 @@ from radar_rl.offline.walk import Outcomes, policy_depths
 from radar_rl.policies import ExpectedGain, MemorylessPolicy, Policy, SwitchingPolicy
 from radar_rl.rollouts.trace import Sequences, Trace, TraceSettings, accepted_tokens
 from radar_rl.rollouts.tracer import trace_sequence
-from radar_rl.runtime.decoder import SpeculativeDecoder, autoregressive, features_of
+from radar_rl.runtime.alone import autoregressive
+from radar_rl.runtime.decoder import SpeculativeDecoder, features_of
 from radar_rl.runtime.named import policy_from_string
 from radar_rl.speculative import Pair
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from recurrent_weights import make_weights
 from safetensors.numpy import load, save
-from tiny_pair import write_tiny_pair
+from tiny_models import write_tiny_pair
 
 from radar_rl.errors import ArtifactError, FallbackWarning, RadarError
 from radar_rl.policies import (

@@ -8,17 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_models import FAMILIES, write_head
 from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     DynamicCache,
-    LlamaConfig,
-    LlamaForCausalLM,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-    Qwen3Config,
-    Qwen3ForCausalLM,
     StoppingCriteria,
     StopStringCriteria,
 )
@@ -29,24 +24,6 @@ from radar_rl.policies import RandomStop, StaticDepth
 from radar_rl.runtime import radar_generate, save_policy
 from radar_rl.speculative import Pair, as_qwen2
 from radar_rl.speculative.pair import target_checkpoint
-from radar_rl.speculative.target import Target
-from radar_rl.zoo.head import HeadTraining, new_head, save_head
-
-TINY: dict[str, Any] = {
-    "vocab_size": 64,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 6,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "max_position_embeddings": 256,
-    "initializer_range": 0.2,
-    "tie_word_embeddings": False,
-    "bos_token_id": 0,
-    "eos_token_id": 1,
-    "pad_token_id": 2,
-}
 
 
 @dataclass
@@ -74,20 +51,14 @@ def tokenizer() -> Any:
     return AutoTokenizer.from_pretrained(target_checkpoint("pocket"), padding_side="left")
 
 
-RANDOM: dict[str, Callable[[], Any]] = {
-    "llama": lambda: LlamaForCausalLM(LlamaConfig(**TINY)),
-    "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**TINY)),
-    "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**TINY)),
-}
+RANDOM = ("llama", "qwen2", "qwen3")
 
 
 def random_pair(family: str, folder: Path) -> Any:
     """A tiny random model, in training mode as one just made is, and what decodes it speculatively."""
     torch.manual_seed(0)
-    model = RANDOM[family]()
-    twin = Target(copy.deepcopy(model), eagle3=True)
-    head = new_head(twin, HeadTraining(intermediate_size=48), torch.arange(0, 64, 2), eagle3=True)
-    save_head(head, folder, eagle3=True)
+    model = FAMILIES[family]()
+    write_head(folder, model)
     # Random heads are seldom right; what a random model repeats, n-grams draft.
     return model, radar_generate(folder, "static:3", tree_size=16, top_k=4, draft_source="hybrid")
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_models import SIZES, VOCABULARY, write_head
 from transformers import (
     AutoModelForCausalLM,
     Gemma2Config,
@@ -24,8 +25,6 @@ from radar_rl.errors import CheckpointError, ConfigError
 from radar_rl.runtime import radar_generate
 from radar_rl.runtime.lent import lent_pair
 from radar_rl.speculative import Pair, load_pair
-from radar_rl.speculative.target import Target
-from radar_rl.zoo.head import HeadTraining, new_head, save_head
 
 IDS = torch.tensor([[3, 9, 4, 40]])
 
@@ -160,26 +159,11 @@ def test_a_head_of_another_model_is_refused(lent: tuple[Any, Path], pocket: Pair
             generated(model, head)
 
 
-SIZES: dict[str, Any] = {
-    "vocab_size": 64,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 6,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "initializer_range": 0.2,
-    "sliding_window": 16,
-}
-
-
 @pytest.mark.parametrize("capped", ["final_logit_softcapping", "attn_logit_softcapping"])
 def test_a_model_that_caps_its_logits_is_refused_not_misread(capped: str, tmp_path: Path) -> None:
     caps = {"final_logit_softcapping": None, "attn_logit_softcapping": None} | {capped: 0.5}
-    model: Any = Gemma2ForCausalLM(Gemma2Config(**SIZES, **caps)).eval()
-    twin = Target(copy.deepcopy(model), eagle3=True)
-    head = new_head(twin, HeadTraining(intermediate_size=48), torch.arange(0, 64, 2), eagle3=True)
-    save_head(head, tmp_path, eagle3=True)
+    model: Any = Gemma2ForCausalLM(Gemma2Config(**SIZES, sliding_window=16, **caps)).eval()
+    write_head(tmp_path, model)
     model.set_attn_implementation("eager")
     with pytest.raises(ConfigError, match="soft-capped"):
         generated(model, tmp_path)
@@ -188,7 +172,7 @@ def test_a_model_that_caps_its_logits_is_refused_not_misread(capped: str, tmp_pa
 
 def test_models_of_another_kind_are_refused(tiny_pair: tuple[Path, Path], lent: tuple[Any, Path]) -> None:
     _, head = tiny_pair
-    size = {"vocab_size": 64}
+    size = {"vocab_size": VOCABULARY}
     others: list[Any] = [
         GPT2LMHeadModel(GPT2Config(**size, n_embd=32, n_layer=6, n_head=4)),
         T5ForConditionalGeneration(T5Config(**size, d_model=32, d_ff=48, num_layers=2, num_heads=2, d_kv=8)),

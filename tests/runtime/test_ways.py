@@ -6,7 +6,8 @@ from functools import partial
 import pytest
 
 from radar_rl.policies import StaticDepth
-from radar_rl.runtime.decoder import SpeculativeDecoder, autoregressive
+from radar_rl.runtime.alone import autoregressive
+from radar_rl.runtime.decoder import SpeculativeDecoder
 from radar_rl.runtime.named import policy_from_string
 from radar_rl.runtime.ways import Step, Tally, Way, Ways, alone, speculative
 from radar_rl.speculative import Pair

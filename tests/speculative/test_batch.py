@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from host_reads import HostReads
-from tiny_pair import write_tiny_pair
+from tiny_models import write_tiny_pair
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from radar_rl.errors import ConfigError, InputError, ModelOutputError

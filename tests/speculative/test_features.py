@@ -13,11 +13,12 @@ from torch import Tensor
 
 from radar_rl.errors import ConfigError
 from radar_rl.speculative import NgramIndex, Pair, SpeculativeBatch, SpeculativeSession, load_pair
+from radar_rl.speculative.draft_call import LiveSlots
 from radar_rl.speculative.features import FEATURES, Features, checked_names, match_length, projection, stored
 from radar_rl.speculative.graphs import Arena
 from radar_rl.speculative.heads import DraftCache
 from radar_rl.speculative.target import TargetCache
-from radar_rl.speculative.tree import LiveSlots, TreeGrowth, select
+from radar_rl.speculative.tree import TreeGrowth, select
 
 PER_CALL = [name for name, feature in FEATURES.items() if feature.per_call]
 SETTINGS: dict[str, Any] = {"tree_size": 60, "feature_dim": 8, "feature_seed": 3}

@@ -1,22 +1,12 @@
-"""Targets of four families, tiny and random: a tree is the texts it holds, and greedy text is ``generate``'s."""
+"""Targets of several families, tiny and random: a tree is the texts it holds, and greedy text is ``generate``'s."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from transformers import (
-    LlamaConfig,
-    LlamaForCausalLM,
-    MistralConfig,
-    MistralForCausalLM,
-    PreTrainedModel,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-)
+from tiny_models import FAMILIES, SIZES, VOCABULARY, write_pair
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from radar_rl.errors import CheckpointError
 from radar_rl.policies import StaticDepth
@@ -24,52 +14,6 @@ from radar_rl.runtime import SpeculativeDecoder, autoregressive
 from radar_rl.speculative import Pair, load_pair
 from radar_rl.speculative.pair import stock_target
 from radar_rl.speculative.target import Target, TargetCache
-from radar_rl.zoo.head import HeadTraining, new_head, save_head
-
-VOCABULARY = 64
-SIZES: dict[str, Any] = {
-    "vocab_size": VOCABULARY,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 6,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "max_position_embeddings": 256,
-    "initializer_range": 0.2,
-    "tie_word_embeddings": False,
-    "bos_token_id": 0,
-    "eos_token_id": 1,
-    "pad_token_id": 2,
-}
-LLAMA31_ROPE = {
-    "rope_type": "llama3",
-    "rope_theta": 10000.0,
-    "factor": 8.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 32,
-}
-HALF_SLIDING = ["full_attention", "sliding_attention"] * 3
-FAMILIES: dict[str, Callable[[], PreTrainedModel]] = {
-    "llama": lambda: LlamaForCausalLM(LlamaConfig(**SIZES)),
-    "llama-3.1 rope": lambda: LlamaForCausalLM(LlamaConfig(**SIZES, rope_parameters=LLAMA31_ROPE)),
-    "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**SIZES)),
-    "qwen2 half sliding": lambda: Qwen2ForCausalLM(
-        Qwen2Config(**SIZES, use_sliding_window=True, sliding_window=12, layer_types=HALF_SLIDING)
-    ),
-    "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**SIZES)),
-    "mistral": lambda: MistralForCausalLM(MistralConfig(**SIZES, sliding_window=None)),
-    "mistral sliding": lambda: MistralForCausalLM(MistralConfig(**SIZES, sliding_window=12)),
-}
-
-
-def write_pair(folder: Path, model: PreTrainedModel, shard: str = "1GB") -> tuple[Path, Path]:
-    model.save_pretrained(folder / "target", max_shard_size=shard)
-    (folder / "draft").mkdir()
-    head = new_head(Target(model, eagle3=True), HeadTraining(intermediate_size=48), torch.arange(0, 64, 2), eagle3=True)
-    save_head(head, folder / "draft", eagle3=True)
-    return folder / "target", folder / "draft"
 
 
 @pytest.fixture(params=FAMILIES)

@@ -5,9 +5,10 @@ from pathlib import Path
 import torch
 
 from radar_rl.speculative import load_pair
+from radar_rl.speculative.draft_call import LiveSlots
 from radar_rl.speculative.heads import DraftCache
 from radar_rl.speculative.target import TargetCache
-from radar_rl.speculative.tree import LiveSlots, TreeGrowth
+from radar_rl.speculative.tree import TreeGrowth
 from radar_rl.zoo.head import training_time_test
 
 
