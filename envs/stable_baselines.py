@@ -160,8 +160,8 @@ class DraftTreeVecEnv(VecEnv):
 
 
 def _told(infos: dict[str, Any], i: int) -> dict[str, Any]:
-    """What a vector environment's infos tell of a row that has just begun or ended, of which nothing is left open."""
-    return {key: values[i] for key, values in infos.items() if not key.startswith("_")}
+    """What a vector environment's infos tell of a row."""
+    return {key: values[i] for key, values in infos.items() if not key.startswith("_") and infos[f"_{key}"][i]}
 
 
 def _joined(options: Sequence[dict[str, Any]]) -> dict[str, Any] | None:

@@ -103,8 +103,8 @@ def export_server(
     draft = DRAFT_HEAD if called in POCKET else called
     line = server.line(tuned.best.setting, table, draft, head)
     notes = [note.format(**asdict(made)) for note in server.notes]
-    if draft.rpartition("/")[2] in line:
-        notes.insert(0, f"{draft} stands for the draft head of the trace, {called}: write where {server.label} has it")
+    if "/" not in draft and draft in line:  # a Hub id says itself where the head is
+        notes.insert(0, f"{draft} stands for where {server.label} has the draft head, {called} in the trace")
     notes += [
         *(server.table_notes if len(ranges(table)) > 1 else ()),
         *_more_notes(server, made, tuned, machine, columns),
