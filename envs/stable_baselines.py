@@ -92,14 +92,15 @@ class DraftTreeVecEnv(VecEnv):
         if self._actions is None:
             raise InputError("no actions: call step_async() before step_wait()")
         actions, self._actions = self._actions, None
-        observations, rewards, dones, _, self.infos = self.envs.step(actions)
+        observations, rewards, terminated, truncated, self.infos = self.envs.step(actions)
+        dones, cut = terminated | truncated, truncated & ~terminated
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
         ended = np.flatnonzero(dones)
         if len(ended):
             last = observations[ended]
             for i, observation in zip(ended.tolist(), last, strict=True):
                 told = _told(self.infos, i)
-                infos[i] = told | {"terminal_observation": observation, "TimeLimit.truncated": False}
+                infos[i] = told | {"terminal_observation": observation, "TimeLimit.truncated": bool(cut[i])}
                 self.reset_infos[i] = {}  # nothing is told of an episode that begins in between
             observations[ended] = self.envs.reset_rows(ended)
         return observations, rewards.astype(np.float32), dones, infos
@@ -159,8 +160,8 @@ class DraftTreeVecEnv(VecEnv):
 
 
 def _told(infos: dict[str, Any], i: int) -> dict[str, Any]:
-    """What a vector environment's infos tell of a row that has just begun or ended, of which nothing is left open."""
-    return {key: values[i] for key, values in infos.items() if not key.startswith("_")}
+    """What a vector environment's infos tell of a row."""
+    return {key: values[i] for key, values in infos.items() if not key.startswith("_") and infos[f"_{key}"][i]}
 
 
 def _joined(options: Sequence[dict[str, Any]]) -> dict[str, Any] | None:

@@ -192,7 +192,7 @@ def _replay_spec(rollouts: str, settings: Mapping[str, Any], traces: str) -> Env
         "traces": traces if Store.at(traces).local is None else str(Path(traces).absolute()),
         "hardware": settings["hardware"],
         "reward": settings["reward"],
-        "observation": settings["spec"]["features"],
+        "observation": settings["spec"],
         **shape,
     }
     return spec

@@ -44,6 +44,7 @@ class DraftTreeReplayVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64],
         traces: a trace, which is shared, not copied; or a folder; or None, as for ``DraftTreeReplayEnv``.
         hardware, reward, episode, observation, max_depth, top_k, tree_size: as for ``DraftTreeReplayEnv``.
         render_mode: None: N texts have no picture.
+        max_episode_steps: steps after which an episode is truncated, as Gymnasium's ``TimeLimit`` does it; None: never.
         copy: whether observations are returned as copies; if not, they are one array that each step changes.
 
     Attributes:
@@ -51,7 +52,7 @@ class DraftTreeReplayVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64],
         texts: where the rounds come from.
 
     Raises:
-        InputError: ``num_envs`` is no whole number ≥ 1.
+        InputError: ``num_envs`` or ``max_episode_steps`` is no whole number ≥ 1.
         ConfigError: a render mode, or an unknown reward, episode, hardware or
             feature.
         TraceError: the trace was collected otherwise, or without a feature.
@@ -72,9 +73,12 @@ class DraftTreeReplayVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64],
         top_k: int | None = None,
         tree_size: int | None = None,
         render_mode: str | None = None,
+        max_episode_steps: int | None = None,
         copy: bool = True,
     ) -> None:
         check_whole("num_envs", num_envs, 1)
+        if max_episode_steps is not None:
+            check_whole("max_episode_steps", max_episode_steps, 1)
         if render_mode is not None:
             raise ConfigError(
                 f"render_mode: expected None, got {render_mode!r}; for pictures use gymnasium.make, or "
@@ -82,7 +86,7 @@ class DraftTreeReplayVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64],
             )
         self.texts, spec = replayed(traces, observation, max_depth=max_depth, top_k=top_k, tree_size=tree_size)
         self.problem = Problem.of(self.texts, spec, hardware=hardware, reward=reward, episode=episode)
-        self.num_envs, self.copy = int(num_envs), copy
+        self.num_envs, self.copy, self._most_steps = int(num_envs), copy, max_episode_steps
         self.single_observation_space = self.problem.observation_space
         self.single_action_space = self.problem.action_space
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
@@ -106,11 +110,12 @@ class DraftTreeReplayVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64],
         self._generators: list[np.random.Generator | None] = [None] * self.num_envs
         self._seeds = [-1] * self.num_envs
         self._observations = np.empty((self.num_envs, spec.size), dtype=np.float32)
-        self._text, self._row, self._end, self._depth, self._emitted = (
-            np.zeros(self.num_envs, dtype=np.int64) for _ in range(5)
+        self._text, self._row, self._end, self._depth, self._emitted, self._steps = (
+            np.zeros(self.num_envs, dtype=np.int64) for _ in range(6)
         )
         self._seconds = np.zeros(self.num_envs)
         self._over = np.zeros(self.num_envs, dtype=np.bool_)  # the episode ended, and none has begun since
+        self._left = np.zeros(self.num_envs, dtype=np.bool_)  # it was truncated: its text is left where it stands
         self._ready = False
 
     @property  # type: ignore[misc]
@@ -149,7 +154,7 @@ class DraftTreeReplayVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64],
         seeded = {i: seeding.np_random(number) for i, number in enumerate(seeds) if number is not None}
         for i, (generator, number) in seeded.items():
             self._generators[i], self._seeds[i] = generator, number
-        opens = ~self._over | (self._row >= self._end)
+        opens = ~self._over | self._left | (self._row >= self._end)
         opens[list(seeded)] = True
         if wanted is not None:
             opens[:] = True
@@ -171,7 +176,7 @@ class DraftTreeReplayVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64],
             actions: [N] of an integer type.
 
         Returns:
-            Observations [N, size] float32, rewards [N] float64, terminations [N] bool, truncations [N] bool (none), and
+            Observations [N, size] float32, rewards [N] float64, terminations [N] bool, truncations [N] bool, and
             infos: by key an array [N, …], and under ``_key`` which entries [N] bool are filled.
 
         Raises:
@@ -202,14 +207,16 @@ class DraftTreeReplayVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64],
         position = trace.position[np.where(terminated, row, self._row)]
         self._depth = np.where(goes_on, 1, depth + continues)
         self._see(np.flatnonzero(goes_on | self._over), np.flatnonzero(~terminated))
-        self._over = terminated.copy()
+        self._steps += ~self._over
+        truncated = np.zeros_like(terminated) if self._most_steps is None else self._steps >= self._most_steps
+        self._over, self._left = terminated | truncated, truncated & ~terminated
 
         infos = self._infos(accepted, emitted, draft_calls, seconds, position)
         if terminated.any():
             speed = np.where(terminated, np.inf, 0.0)
             np.divide(self._emitted, self._seconds, out=speed, where=terminated & (self._seconds > 0))
             infos["tokens_per_second"], infos["_tokens_per_second"] = speed, terminated.copy()
-        return self._seen(), rewards, terminated, np.zeros(self.num_envs, dtype=np.bool_), infos
+        return self._seen(), rewards, terminated, truncated, infos
 
     def reset_rows(self, rows: Rows) -> NDArray[np.float32]:
         """Begin new episodes now where one has just ended, instead of at the next step.
@@ -313,11 +320,11 @@ class DraftTreeReplayVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64],
 
     def _begin_next(self, rows: Rows) -> None:
         """Begin an episode where one has ended: with the text's next round, or with another text."""
-        self._open(rows[self._row[rows] >= self._end[rows]])
+        self._open(rows[self._left[rows] | (self._row[rows] >= self._end[rows])])
         self._begin(rows)
 
     def _begin(self, rows: Rows) -> None:
-        self._depth[rows], self._emitted[rows], self._seconds[rows] = 1, 0, 0.0
+        self._depth[rows], self._emitted[rows], self._steps[rows], self._seconds[rows] = 1, 0, 0, 0.0
 
     def _see(self, begun: Rows, drafted: Rows) -> None:
         """Write into the observations that rounds have begun in some rows, and draft calls been made in others."""

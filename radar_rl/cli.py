@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from radar_rl import __version__, manual, progress, settings
+from radar_rl import __version__, command, manual, progress, settings
 from radar_rl.errors import ConfigError, JobError, RadarError, SweepError
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if flags.help:
                 print(manual.page(verb), end="")
             else:
-                _run(verb, rest[1:], flags)
+                _run(verb, rest[1:], flags, argv)
     except SweepError as error:
         if debug:
             traceback.print_exc()
@@ -128,7 +128,7 @@ def run(*arguments: str) -> Any:
     if not rest or flags.help or flags.version:
         raise ConfigError(f"run: expected a verb and its key=value, got {list(arguments)}; {', '.join(VERBS)}")
     rest = _joined(rest)
-    return _run(_checked_verb(rest, flags), rest[1:], flags)
+    return _run(_checked_verb(rest, flags), rest[1:], flags, arguments)
 
 
 def _joined(rest: list[str]) -> list[str]:
@@ -178,7 +178,7 @@ def _checked_verb(rest: Sequence[str], flags: argparse.Namespace) -> str:
     return verb
 
 
-def _run(verb: str, arguments: list[str], flags: argparse.Namespace) -> object:
+def _run(verb: str, arguments: list[str], flags: argparse.Namespace, typed: Sequence[str]) -> object:
     """Let Hydra compose the configuration and call the verb with it, once or, with ``-m``, once per combination.
 
     Returns:
@@ -191,10 +191,10 @@ def _run(verb: str, arguments: list[str], flags: argparse.Namespace) -> object:
     written = settings.overrides(arguments)
     with _hydra_raises(["radar-rl", *written]):
         try:
-            job = _Job(verb, flags)
+            job = _Job(verb, flags, tuple(typed))
             if {"-m", "--multirun"} & set(written):
                 pairs = [item for item in written if not item.startswith("-")]
-                job = _Job(verb, flags, settings.swept_keys(pairs), settings.written_out(pairs))
+                job = _Job(verb, flags, job.typed, settings.swept_keys(pairs), settings.written_out(pairs))
             try:
                 hydra.main(config_path="pkg://radar_rl.configs", config_name=verb, version_base="1.3")(job)()
             finally:
@@ -213,12 +213,14 @@ class _Job:
     Args:
         verb: the verb.
         flags: the command line's own.
+        typed: the whole command line, for records.
         keys: what the sweep is over, as the command line says.
         out: the sweep's folder; None if there is no sweep, or its jobs name their own.
     """
 
     verb: str
     flags: argparse.Namespace
+    typed: tuple[str, ...]
     keys: set[str] = field(default_factory=set)
     out: str | None = None
     started_in: int = field(default_factory=os.getpid)
@@ -238,7 +240,8 @@ class _Job:
             values = settings.resolved(composed)
             if self.out is not None and keys and self.verb in FOLDER_PER_JOB:
                 values["out"] = str(Path(self.out) / settings.folder_name(parts))
-            with progress.beside_others(name) if os.getpid() != self.started_in else nullcontext():
+            beside = progress.beside_others(name) if os.getpid() != self.started_in else nullcontext()
+            with beside, command.typed_as(self.typed):
                 told = call(self.verb, values, self.flags, hydra.runtime.choices)
             if hydra.mode == RunMode.RUN:
                 self.told = told

@@ -84,3 +84,12 @@ def check_whole(name: str, value: object, least: int | None) -> None:
     if not whole or (least is not None and int(value) < least):  # type: ignore[call-overload]
         least_said = "" if least is None else f" ≥ {least}"
         raise InputError(f"{name}: expected a whole number{least_said}, got {value!r}")
+
+
+def in_words(**found: Sequence[str]) -> str:
+    """What is amiss with a set of names, in words: ``missing ['a'], unexpected ['b']``, but only what there is.
+
+    Args:
+        found: the names, by how they are wrong.
+    """
+    return ", ".join(f"{how.replace('_', ' ')} {list(names)}" for how, names in found.items() if names)

@@ -153,6 +153,8 @@ def explained(error: Exception, verb: str, written: Sequence[str]) -> ConfigErro
     unknown = re.search(r"Could not override '\+*([^'@]+)'", text)
     if unknown:
         key = unknown[1].removesuffix(".plain")
+        if hint := _added_hint(key, written):
+            return ConfigError(f"unknown key {key!r}; {hint}")
         return ConfigError(f"unknown key {key!r}; {closest(key, keys(defaults(verb, choices_written(written))))}")
     return ConfigError(text)
 
@@ -161,6 +163,22 @@ def choices_written(written: Sequence[str]) -> dict[str, str]:
     """The group members that a user picked by name (not those of a sweep)."""
     pairs = [item.partition("=")[::2] for item in written]
     return {key: value for key, value in pairs if value in choices(key)}
+
+
+def _added_hint(key: str, written: Sequence[str]) -> str | None:
+    """How to give one value of an inner key, ``GROUP.KEY``, to a sweep over members of the group; None: in no way.
+
+    Hydra composes what the jobs of a sweep have in common with the group's default member, which may lack the key.
+    """
+    group, _, inner = key.partition(".")
+    swept = [value for name, _, value in (item.partition("=") for item in written) if name == group]
+    members = [member for value in swept for member in value.split(",") if member in choices(group)]
+    having = [member for member in members if inner in keys(load(group, member))]
+    if not having:
+        return None
+    lacking = [member for member in members if member not in having]
+    hint = f"{' and '.join(having)} {'has' if len(having) == 1 else 'have'} it: write ++{key}=…"
+    return hint + (f", without {', '.join(lacking)}" if lacking else "")
 
 
 def defaults(verb: str, picked: Mapping[str, str]) -> dict[str, Any]:

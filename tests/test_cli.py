@@ -10,6 +10,7 @@ from typing import Any, Literal
 import pytest
 
 from radar_rl import cli, manual, settings
+from radar_rl.command import typed
 from radar_rl.errors import InputError, RadarError
 
 Calls = list[dict[str, Any]]
@@ -221,6 +222,31 @@ def test_runs_of_a_sweep_that_name_their_own_folders(calls: Calls, arguments: li
 def test_a_mistake_is_one_line(calls: Calls, fails: Callable[..., str], arguments: list[str], told: str) -> None:
     assert told in fails(*arguments)
     assert calls == []
+
+
+def test_a_setting_that_the_default_lacks_is_added_to_a_sweep(calls: Calls, fails: Callable[..., str]) -> None:
+    sweep = ["train", "-m", "traces=x", "out=y", "algo=iql,cql"]
+    told = fails(*sweep, "algo.expectile=0.7")
+    assert "unknown key 'algo.expectile'; iql has it: write ++algo.expectile=…, without cql" in told
+    told = fails(*sweep[:-1], "algo=bc,bcq", "algo.beta=0.1")
+    assert told.endswith("unknown key 'algo.beta'; bc and bcq have it: write ++algo.beta=…\n")
+    assert "has it" not in fails(*sweep, "algo.expctile=0.7")
+    assert calls == []
+    added = [*sweep[:-1], "algo=iql,bc", "++algo.expectile=0.7"]
+    assert cli.main(added) == 0
+    assert [got["algo"]["expectile"] for got in calls] == [0.7, 0.7]
+
+
+@pytest.mark.parametrize("more", [[], ["-m", "seed=1,2"]])
+def test_records_hold_the_command_line_as_it_was_typed(
+    calls: Calls, monkeypatch: pytest.MonkeyPatch, more: list[str]
+) -> None:
+    noted = []
+    monkeypatch.setattr(sys.modules["stub_verbs"], "evaluate", lambda **_: noted.append(typed()))
+    command = ["evaluate", *more, "traces=s3://b/x?a=b&c", "out=y", "hardware=pocket_cpu"]
+    assert cli.main(command) == 0
+    assert noted == [command] * (2 if more else 1)
+    assert typed() == sys.argv[1:]
 
 
 def test_every_failed_job_of_a_sweep_is_named(calls: Calls, capsys: pytest.CaptureFixture[str]) -> None:

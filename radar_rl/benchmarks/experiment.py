@@ -1,7 +1,6 @@
 """A published experiment run again: rows kept as they are measured, where they come from, and how large it is."""
 
 import json
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 
 import polars as pl
 
+from radar_rl.command import typed
 from radar_rl.errors import ConfigError, InputError
 from radar_rl.jsonl import read_jsonl
 from radar_rl.offline.provenance import commit, versions
@@ -77,7 +77,7 @@ def experiment(name: str, out: str, settings: Mapping[str, Any], about: Mapping[
             if other := sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key)):
                 told = ", ".join(f"{key}={before.get(key)} there, {now.get(key)} here" for key in other)
                 raise ConfigError(f"{folder} holds an experiment of other settings ({told}); choose another out=")
-        made_by = {"argv": sys.argv[1:], "versions": versions(), "commit": commit()}
+        made_by = {"argv": typed(), "versions": versions(), "commit": commit()}
         _write(record, {"experiment": name, "settings": settings, **made_by, **about, "complete": False})
         yield Experiment(folder, _kept(folder / ROWS))
 

@@ -20,6 +20,7 @@ from rich.table import Table
 
 from radar_rl.benchmarks.relay import Relay
 from radar_rl.benchmarks.round import WIDTH, machine
+from radar_rl.command import typed
 from radar_rl.errors import ConfigError, LimitError, check_whole
 from radar_rl.offline.provenance import commit
 from radar_rl.policies import ObservationSpec, Policy, StaticDepth
@@ -106,6 +107,12 @@ class Soaked:
     def decoded(self) -> int:
         """Texts, all in all."""
         return sum(self.texts.values())
+
+    @property
+    def unmet(self) -> list[str]:
+        """What a soak is to meet and this one did not, in words: it was too short."""
+        idle = [f"no text decoded in the way {way!r}" for way, count in self.texts.items() if not count]
+        return idle if self.swaps else [*idle, "no policy swapped within a text"]
 
     def quarters(self, of: str) -> list[float]:
         """Median MiB of ``host`` or ``device`` memory in each quarter of the samples."""
@@ -327,7 +334,7 @@ def bench_soak(
     for ids in prompts:
         pair.check_prompt(ids, max_new_tokens)
     about = {
-        "argv": sys.argv[1:],
+        "argv": typed(),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": commit(),
         "pair": pair.label,
@@ -363,6 +370,8 @@ def bench_soak(
         Path(out).write_text(json.dumps({**about, "drift_percent": drift, **asdict(soaked)}, indent=2) + "\n")
         print(f"bench soak: written to {out}")
     soaked.check(limit)
+    if unmet := soaked.unmet:
+        print(f"bench soak: {', '.join(unmet)}: not met in {minutes:g} min; soak longer", file=sys.stderr)
     return soaked
 
 

@@ -14,6 +14,7 @@ from radar_rl.evaluation.evaluate import evaluate
 from radar_rl.evaluation.groups import Group, grouped, spread
 from radar_rl.evaluation.report import WIDTH
 from radar_rl.evaluation.runs_picture import draw_runs
+from radar_rl.folders import made_folder
 from radar_rl.offline.results import SCHEMA, result_row, runs_in, write_table
 
 PICTURE_FILE = "compare.png"
@@ -83,7 +84,7 @@ def compare(
         measured = _replayed(results, replayed)
     rows = pl.DataFrame(measured, schema=SCHEMA | COLUMNS)
     folder = Path(out)
-    folder.mkdir(parents=True, exist_ok=True)
+    made_folder(folder)
     write_table(folder, rows)
     for name in rows["measured_hardware"].unique(maintain_order=True):
         some = rows.filter(pl.col("measured_hardware").eq_missing(name))

@@ -19,6 +19,7 @@ from radar_rl.evaluation.report import print_comparison
 from radar_rl.evaluation.retarget import draw_retargeting, print_retargeting, retargetings
 from radar_rl.evaluation.statistics import MIN_PROMPTS, MIN_RESAMPLES
 from radar_rl.evaluation.trained import Trained, agreed_tree_size, check_fits, run_names, seen_features
+from radar_rl.folders import made_folder
 from radar_rl.offline.ranges import SEED, SHARE, at_least, check_value
 from radar_rl.offline.results import runs_in
 from radar_rl.offline.run import Run, load_run
@@ -106,7 +107,7 @@ def evaluate(
     prompts = rows["prompts"][0]
     if prompts < MIN_PROMPTS:
         log.warning("only %d held-out prompts: fewer than %d give no interval; collect more", prompts, MIN_PROMPTS)
-    folder.mkdir(parents=True, exist_ok=True)
+    made_folder(folder)
     rows.write_parquet(folder / TABLE_FILE)
     _save_rules(folder / RULES_FOLDER, machines, tuned, tuned_with, size)
     _show(rows, tables, f"{made.target.partition('@')[0]} + {made.draft.partition('@')[0]}", folder)

@@ -14,6 +14,7 @@ from radar_rl.evaluation.candidates import Candidate, candidates
 from radar_rl.evaluation.compare import FACTS
 from radar_rl.evaluation.ope_report import draw_ope, print_ope
 from radar_rl.evaluation.trained import agreed_tree_size, check_fits
+from radar_rl.folders import made_folder
 from radar_rl.offline.behaviour import Behaviour, decide
 from radar_rl.offline.buffer import TraceObservations
 from radar_rl.offline.coverage import FITTED_Q, actions_taken, check_actions
@@ -201,7 +202,7 @@ def ope(
         for each, value in zip(asked, fitted, strict=True):
             rows.append({"texts": HELD_OUT, **problem.values(each, problem.seen(each), value)})
     table = _table(rows, asked, fitted, profile, reward, episode, behaviour, shaped)
-    folder.mkdir(parents=True, exist_ok=True)
+    made_folder(folder)
     table.write_parquet(folder / TABLE_FILE)
     print_ope(table)
     draw_ope(table, folder / PICTURE_FILE)

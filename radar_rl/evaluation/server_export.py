@@ -22,9 +22,13 @@ from radar_rl.rollouts.storage import Store
 from radar_rl.rollouts.trace import Trace, TraceSettings
 from radar_rl.runtime.profiler import resolve_hardware
 from radar_rl.speculative.hardware import HardwareProfile
+from radar_rl.speculative.pair import POCKET
 
 RECORD_FILE = "server.json"
 ADAPTIVE_FILE = "adaptive.json"
+
+DRAFT_HEAD = "DRAFT_HEAD"
+"""Stands for the head in the line to paste where it is the embedded one, which no server has."""
 
 
 @dataclass(frozen=True)
@@ -95,21 +99,27 @@ def export_server(
         learned = loaded.name, _learned(loaded, half, run_traces, seconds, allow_other_pair)
     tuned = tune(server, made, columns, machine, replace(half, held_out=False), half, batches)
     table = [(row.batch, row.calls) for row in tuned.table]
-    line = server.line(tuned.best.setting, table, made.draft.partition("@")[0], head)
+    called = made.draft.partition("@")[0]
+    draft = DRAFT_HEAD if called in POCKET else called
+    line = server.line(tuned.best.setting, table, draft, head)
     notes = [note.format(**asdict(made)) for note in server.notes]
+    if "/" not in draft and draft in line:  # a Hub id says itself where the head is
+        notes.insert(0, f"{draft} stands for where {server.label} has the draft head, {called} in the trace")
     notes += [
         *(server.table_notes if len(ranges(table)) > 1 else ()),
         *_more_notes(server, made, tuned, machine, columns),
     ]
     if ADAPTIVE_FILE in line:
         notes.insert(0, f"{ADAPTIVE_FILE} holds {json.dumps(adaptive_config(table))}")
-    print_server(server, tuned, machine, learned, line, notes)
+    off = tuned.is_slower_than_none(machine)
+    print_server(server, tuned, machine, learned, line, notes, off=off)
     if out is not None:
         store = Store.at(out)
         if ADAPTIVE_FILE in line:
             store.write_json(ADAPTIVE_FILE, adaptive_config(table))
         about = {"traces": traces, "data_hash": data_digest(traces), "trace": asdict(made), "held_out": share}
-        record = {"server": name, "line": line} | _figures(server, tuned, learned, machine) | {"notes": notes}
+        record = {"server": name, "line": line, "leave_off": off, "notes": notes}
+        record |= _figures(server, tuned, learned, machine)
         store.write_json(
             RECORD_FILE, record | about | {"hardware": asdict(machine), "versions": versions(), "commit": commit()}
         )
@@ -215,10 +225,6 @@ def _more_notes(
             notes.append("no option takes this table where topk is more than 1: set what your load needs most")
         elif len(parts := ranges([(row.batch, row.calls) for row in tuned.table])) == 1 and parts[0][2]:
             notes.append("the same number of draft calls is best at all of these sizes, so no table is needed")
-    best = tuned.best.held_out
-    alone = hardware.autoregressive_seconds
-    if best is not None and alone and best.tokens_per_second * alone < 1:
-        notes.append("the target alone is faster than any of these settings: leave speculation off here")
     return notes
 
 

@@ -21,6 +21,8 @@ def print_server(
     line: str,
     notes: Sequence[str],
     console: Console | None = None,
+    *,
+    off: bool = False,
 ) -> None:
     """Print the fastest setting of each number of draft calls, what there is beside it, and the line.
 
@@ -32,12 +34,16 @@ def print_server(
         line: the flags.
         notes: what to know beside.
         console: where to; standard output by default.
+        off: whether the target alone is faster, so that there is nothing to paste.
     """
     console = told_wide(console)
     console.print(_settings(server, tuned, hardware, learned))
     if len(tuned.table) > 1:
         console.print(_batches(tuned))
-    console.print("Paste:", style="bold")
+    if off:
+        told = "The target alone is faster than any of these settings: leave speculation off here; nothing to paste."
+        console.print(told, style="bold", soft_wrap=True)
+    console.print("The best setting all the same:" if off else "Paste:", style="bold")
     console.print(line, style="green", soft_wrap=True, markup=False, highlight=False)
     console.print()
     for flag in server.flags:
@@ -95,7 +101,8 @@ def _batches(tuned: Tuned) -> Table:
         table.add_column(column, justify="right")
     table.add_column("")
     for row in tuned.table:
-        known = "" if row.most_nodes is None else f"of settings up to {row.most_nodes} nodes, as measured"
+        known = [] if row.most_nodes is None else [f"of settings up to {row.most_nodes} nodes, as measured"]
+        known += ["the target alone is faster: leave speculation off"] if row.setting and row.leave_off else []
         name = row.setting.name if row.setting else "no drafting"
-        table.add_row(str(row.batch), name, f"{row.tokens_per_second:.1f}", f"{row.alone:.1f}", known)
+        table.add_row(str(row.batch), name, f"{row.tokens_per_second:.1f}", f"{row.alone:.1f}", "; ".join(known))
     return table

@@ -103,6 +103,11 @@ class BatchRow:
         """Draft calls of a round."""
         return self.setting.depth if self.setting else 0
 
+    @property
+    def leave_off(self) -> bool:
+        """Whether the target alone is at least as fast."""
+        return self.setting is None or self.tokens_per_second < self.alone
+
 
 @dataclass(frozen=True)
 class Tuned:
@@ -119,6 +124,12 @@ class Tuned:
     by_depth: tuple[Replayed, ...]
     table: tuple[BatchRow, ...] = ()
     left_out: tuple[int, ...] = ()
+
+    def is_slower_than_none(self, hardware: HardwareProfile) -> bool:
+        """Whether the target alone is faster than the best setting, at every batch size of the table too."""
+        alone, best = hardware.autoregressive_seconds, self.best.held_out
+        one_text = bool(alone and best is not None and best.tokens_per_second * alone < 1)
+        return one_text and all(row.leave_off for row in self.table)
 
 
 # A half of the prompts, as a trace read for a tree size.

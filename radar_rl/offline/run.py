@@ -1,7 +1,6 @@
 """The run folder: what training leaves, and reading it back."""
 
 import json
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 
 import polars as pl
 
+from radar_rl.command import typed
 from radar_rl.errors import ConfigError, InputError
 from radar_rl.offline.provenance import commit, versions
 from radar_rl.policies.protocol import Policy
@@ -49,7 +49,7 @@ class Run:
 def write_run(folder: Path, about: dict[str, Any], curve: list[dict[str, float]]) -> None:
     """Write ``run.json`` and the curve; the policy is there already, so a folder with ``run.json`` is complete."""
     pl.DataFrame(curve).write_parquet(folder / CURVE_FILE)
-    Store.at(folder).write_json(RUN_FILE, {"argv": sys.argv[1:], "versions": versions(), "commit": commit(), **about})
+    Store.at(folder).write_json(RUN_FILE, {"argv": typed(), "versions": versions(), "commit": commit(), **about})
 
 
 def load_run(folder: str | Path) -> Run:

@@ -1,7 +1,7 @@
 """Bandits: each round pulls an arm, a depth (BanditSpec) or a stop rule (TapOut), and learns from its reward."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,19 @@ from radar_rl.policies.protocol import MemorylessPolicy
 from radar_rl.policies.random import text_key, uniform
 from radar_rl.policies.schedules import depth_arms
 from radar_rl.policies.switching import SwitchingPolicy
+
+
+def _called(bandit: SwitchingPolicy, name: str, *parameters: str) -> str:
+    """How tables call a bandit: as the command line names it, with hyphens, seeds and seconds left out.
+
+    Args:
+        bandit: a dataclass.
+        name: its kind and first value.
+        parameters: the others that a name tells, where they are not their defaults.
+    """
+    defaults = {field.name: field.default for field in fields(bandit)}  # type: ignore[arg-type]
+    told = {key: value for key in parameters if (value := getattr(bandit, key)) != defaults[key]}
+    return "-".join([name, *(f"{key}-{value:g}" for key, value in told.items())])
 
 
 class _Pulls:
@@ -63,7 +76,8 @@ class UcbSpec(SwitchingPolicy):
             raise ConfigError(f"ucbspec: expected max_depth ≥ 1, delta in (0, 1] and a finite scale ≥ 0, got {self}")
         if self.seconds and (len(self.seconds) != self.max_depth or not min(self.seconds) > 0):
             raise ConfigError(f"ucbspec: expected {self.max_depth} seconds > 0, got {self.seconds}")
-        self.name = f"ucbspec-{self.scale:g}" + ("-throughput" if self.seconds else "")
+        self.name = _called(self, f"ucbspec-{self.max_depth}", "delta", "scale")
+        self.name += "-throughput" if self.seconds else ""
         self.arms = depth_arms(range(1, self.max_depth + 1))
         ones = np.ones(self.max_depth)
         self._worth = min(self.seconds) / np.array(self.seconds) if self.seconds else ones  # of a token, by arm
@@ -118,7 +132,7 @@ class Exp3Spec(SwitchingPolicy):
     def __post_init__(self) -> None:
         if self.max_depth < 1 or not 0.0 <= self.scale < np.inf:
             raise ConfigError(f"exp3spec: expected max_depth ≥ 1 and a finite scale ≥ 0, got {self}")
-        self.name = f"exp3spec-{self.scale:g}"
+        self.name = _called(self, f"exp3spec-{self.max_depth}", "scale")
         self.arms = depth_arms(range(1, self.max_depth + 1))
 
     def begin_texts(self, names: Sequence[str]) -> None:
@@ -184,7 +198,8 @@ class TapOut(SwitchingPolicy):
             raise ConfigError(
                 f"tapout: expected max_depth ≥ 1 and a blend in [0, 1], got {self.max_depth} and {self.blend}"
             )
-        self.name = f"tapout-{len(self.rules)}"
+        rules = "+".join(rule.name for rule in self.rules)
+        self.name = _called(self, f"tapout-{rules}", "max_depth", "blend", "across")
         self.arms, self.remembers = self.rules, self.across
         self.features = tuple(dict.fromkeys(name for rule in self.rules for name in rule.features))
         paid = [rule.asks_from for rule in self.rules if rule.pays_decisions]

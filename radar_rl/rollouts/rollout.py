@@ -72,6 +72,8 @@ def rollout(
 ) -> str:
     """Log what one policy does. An episode is one text; a conversation has one for each of its turns.
 
+    Observations are laid out as the policy sees them; of a rule, which has no layout, as ``ObservationSpec`` has it.
+
     What an episode's rows hold depends neither on the texts before it nor on those beside it, measured seconds apart:
     an interrupted run goes on where it stopped, and one with more prompts, samples or episodes adds what is missing. A
     policy that ``remembers`` earlier texts starts again instead.
@@ -119,13 +121,15 @@ def rollout(
     if batch > 1 and getattr(decides, "remembers", False):
         raise ConfigError(f"policy {policy} learns from text to text, one after the other: batch=1, got {batch}")
     looks = features_of(decides)
+    spec = getattr(decides, "spec", None)
+    seen = spec if isinstance(spec, ObservationSpec) else None
     shape: dict[str, Any] = {"max_depth": max_depth, "top_k": top_k, "tree_size": tree_size}
     Sampling(temperature, sample_top_k, sample_top_p)  # which says what is wrong with it, before anything is written
     texts: Texts
     skipped: list[Skipped] = []
     if env == "replay" and traces is not None:
         texts, origin = _replayed(traces, subset, held_out, looks.get("features", ()), **shape)
-        if isinstance(seen := getattr(decides, "spec", None), ObservationSpec):
+        if seen is not None:
             texts.trace.settings.check_projections(seen, f"policy {policy}")
     else:
         prompts = load_prompts(tasks, path=task.get("path"), split=split, data_dir=data_dir, limit=limit)
@@ -137,7 +141,6 @@ def rollout(
     made_by = origin.get("trace", origin)
     if place_of(policy).is_dir():
         check_pair(read_config(place_of(policy)), made_by["target"], made_by["draft"], allow_other_pair)
-    seen = getattr(decides, "spec", None)
     if seen is not None and (seen.max_depth, seen.top_k) != (max_depth, top_k):
         raise ConfigError(
             f"policy {policy}: observes max_depth {seen.max_depth} and top_k {seen.top_k}, got {max_depth} and {top_k}"
@@ -152,7 +155,7 @@ def rollout(
         )
         alone = profile.autoregressive_seconds
         earned = Reward.from_mapping(reward, 1 / alone if alone else None)
-        spec = ObservationSpec(max_depth, top_k)
+        logged = seen or ObservationSpec(max_depth, top_k)
         about = {
             "env": env,
             "policy": policy,
@@ -161,14 +164,14 @@ def rollout(
             "batch": batch,
             "subset": subset,
             "held_out": held_out,
-            "spec": spec.to_json(),
+            "spec": logged.to_json(),
             "hardware": asdict(profile),
             "reward": asdict(earned),
         }
         slots = [Slot(i % len(texts), i // len(texts)) for i in range(episodes or len(texts))]
         payments = Payments.of(profile, earned, **shape)
         log = RolloutLog(store, about | shape | origin, decides)
-        _act(log, texts, slots, decides, spec, payments, batch, skipped)
+        _act(log, texts, slots, decides, logged, payments, batch, skipped)
     return out
 
 

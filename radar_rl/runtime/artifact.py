@@ -14,8 +14,9 @@ from safetensors.numpy import load, save
 
 from radar_rl import __version__
 from radar_rl.errors import ArtifactError, RadarError
+from radar_rl.folders import made_folder
 from radar_rl.policies import LearnedPolicy, ObservationSpec, Policy, RadarPolicy, SampledRadar
-from radar_rl.runtime.config import FORMAT_VERSION, METADATA, check_config, check_observation, parse_json
+from radar_rl.runtime.config import FORMAT_VERSION, METADATA, check_config, check_drafts, check_observation, parse_json
 from radar_rl.runtime.kinds import build_rule, check_keys, describe_rule
 from radar_rl.runtime.published import load_published
 
@@ -52,7 +53,8 @@ def save_policy(folder: str | Path, policy: Policy, metadata: Mapping[str, Any])
         metadata: JSON-able provenance, kept beside the policy: any of ``METADATA``.
 
     Raises:
-        ArtifactError: this kind of policy has no exported form, or the metadata are no such.
+        ArtifactError: this kind of policy has no exported form, or the metadata are no such, or are not of its drafts.
+        InputError: there is a file where the folder is to be.
     """
     folder = Path(folder)
     kind, parameters, tensors = _describe(policy)
@@ -69,11 +71,12 @@ def save_policy(folder: str | Path, policy: Policy, metadata: Mapping[str, Any])
     if isinstance(policy, LearnedPolicy):
         values |= {"observation": policy.spec.to_json(), "observation_hash": policy.spec.digest}
     check_config(values, f"{folder / CONFIG_FILE}")
+    check_drafts(values, _observed(policy))
     try:
         text = json.dumps(values, indent=1, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise ArtifactError(f"{folder / CONFIG_FILE}: cannot be written as JSON: {error}") from error
-    folder.mkdir(parents=True, exist_ok=True)
+    made_folder(folder)
     (folder / ONNX_FILE).unlink(missing_ok=True)  # of the policy that was here
     _replace(folder / WEIGHTS_FILE, weights)
     _replace(folder / CONFIG_FILE, (text + "\n").encode())
@@ -154,6 +157,7 @@ def load_artifact(folder: str | Path) -> Artifact:
         raise ArtifactError(f"{path}: not a safetensors file of NumPy's types: {error!r}") from error
     try:
         policy = _build(values, tensors)
+        check_drafts(values, _observed(policy))
         object.__setattr__(policy, MADE_FOR, values)  # rules are frozen
         return Artifact(policy, values)
     except RadarError as error:
@@ -172,6 +176,13 @@ def _describe(policy: Policy) -> tuple[str, dict[str, Any], dict[str, Any]]:
     if isinstance(policy, SampledRadar):
         return "radar-sampled", {"of": policy.policy.name, "seed": policy.seed}, dict(policy.policy.weights)
     return *describe_rule(policy), {}
+
+
+def _observed(policy: Policy) -> dict[str, int]:
+    """``max_depth`` and ``top_k`` of the drafts that a policy can read; rules read any."""
+    if isinstance(policy, LearnedPolicy):
+        return {"max_depth": policy.spec.max_depth, "top_k": policy.spec.top_k}
+    return {"top_k": policy.top_k} if isinstance(policy, RadarPolicy | SampledRadar) else {}
 
 
 def _build(values: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> Policy:

@@ -30,6 +30,10 @@ def _is_text(value: object) -> bool:
     return isinstance(value, str)
 
 
+def _is_name(value: object) -> bool:
+    return isinstance(value, str) and bool(value.strip()) and value.isprintable() and not set(value) & set("/\\")
+
+
 def _is_mapping(value: object) -> bool:
     return isinstance(value, Mapping)
 
@@ -49,6 +53,7 @@ def _is_number(value: object) -> bool:
 Check = tuple[Callable[[object], bool], str]
 
 TEXT: Check = (_is_text, "a text")
+NAME: Check = (_is_name, "a name, printable and without path separators")
 MAPPING: Check = (_is_mapping, "a mapping")
 COUNT: Check = (_is_count, f"a whole number in 1 … {MOST}")
 WHOLE: Check = (_is_whole, "a whole number")
@@ -57,7 +62,7 @@ NUMBER: Check = (_is_number, "a finite number")
 REQUIRED: dict[str, Check] = {
     "radar_rl_version": TEXT,
     "kind": TEXT,
-    "name": TEXT,
+    "name": NAME,
     "parameters": MAPPING,
     "weights_sha256": TEXT,
 }
@@ -75,7 +80,7 @@ OPTIONAL: dict[str, Check] = {
 }
 PARAMETERS: dict[str, dict[str, Check]] = {
     "learned": {"asks_from": COUNT},
-    "radar-sampled": {"of": TEXT, "seed": WHOLE},
+    "radar-sampled": {"of": NAME, "seed": WHOLE},
 }
 OBSERVATION: dict[str, Check] = {
     "max_depth": COUNT,
@@ -109,10 +114,9 @@ def check_config(values: Any, path: str) -> None:
     """
     if not isinstance(values, Mapping) or "format_version" not in values:
         raise ArtifactError(f"{path}: not an exported policy (no format_version)")
-    if values["format_version"] != FORMAT_VERSION or isinstance(values["format_version"], bool):
-        raise ArtifactError(
-            f"{path}: format version {values['format_version']}; this radar-rl reads version {FORMAT_VERSION}"
-        )
+    version = values["format_version"]
+    if not _is_whole(version) or version != FORMAT_VERSION:
+        raise ArtifactError(f"{path}: format version {version!r:.60}; this radar-rl reads version {FORMAT_VERSION}")
     if values.get("kind") not in POLICY_KINDS:
         raise ArtifactError(
             f"{path}: unknown kind of policy {values.get('kind')!r:.60}; valid: {', '.join(POLICY_KINDS)}"
@@ -134,6 +138,24 @@ def check_observation(values: Mapping[str, Any]) -> None:
     features = values.get("features")
     if not isinstance(features, list) or not all(isinstance(name, str) for name in features):
         raise ArtifactError(f"observation: features: expected a list of names, got {features!r:.60}")
+
+
+def check_drafts(values: Mapping[str, Any], observed: Mapping[str, int]) -> None:
+    """Refuse a config whose drafts are not those that its policy observes, or have no such best static depth.
+
+    Args:
+        values: the config; what it lacks is not checked.
+        observed: ``max_depth`` and ``top_k`` of the drafts that the policy can read; left out: any.
+
+    Raises:
+        ArtifactError: naming both values.
+    """
+    for key, read in observed.items():
+        if values.get(key) not in (None, read):
+            raise ArtifactError(f"{key}: the policy observes drafts of {read}, the config says {values[key]}")
+    best, most = values.get("best_static_depth"), values.get("max_depth") or observed.get("max_depth")
+    if best is not None and most is not None and best > most:
+        raise ArtifactError(f"best_static_depth: expected at most {most} (max_depth), got {best}")
 
 
 def _check(what: str, values: Mapping[str, Any], expected: Mapping[str, Check], *, nullable: bool) -> None:

@@ -14,7 +14,7 @@ from radar_rl.runtime.decoder import SHAPE, SpeculativeDecoder
 from radar_rl.runtime.models import pair_from_config
 from radar_rl.runtime.named import place_of, policy_from_string
 from radar_rl.runtime.prompts import Conversation, read_prompts
-from radar_rl.runtime.show import Screen, beside, figures
+from radar_rl.runtime.show import Format, Screen, beside, figures
 from radar_rl.runtime.ways import Way, Ways, alone, speculative
 from radar_rl.speculative.pair import Pair
 from radar_rl.speculative.text import DraftSource, Options
@@ -34,6 +34,7 @@ def decode(
     seed: int,
     draft_source: DraftSource,
     batch: int,
+    format: Format,
     allow_other_pair: bool,
     strict: bool,
     prompts: list[str],
@@ -41,7 +42,7 @@ def decode(
     compare: bool,
     explain: bool,
 ) -> None:
-    """Print each prompt's text to standard output as its rounds end; figures go to standard error.
+    """Print each prompt's text to standard output, as its rounds end or as JSON; figures go to standard error.
 
     Interrupted, it ends with the figures so far; where the reader of its output leaves, it ends.
 
@@ -50,6 +51,7 @@ def decode(
             RADAR's weights.
         draft_source: who drafts, see ``SpeculativeBatch``.
         batch: prompts decoded side by side.
+        format: of standard output, see ``Screen``.
         allow_other_pair, strict: see ``SpeculativeDecoder``.
         prompts, files: see ``read_prompts``.
         compare: also decode with the target alone, and with the head and the best static depth that the policy's
@@ -91,6 +93,7 @@ def decode(
     screen = Screen(
         pair,
         console,
+        format=format,
         headed=len(asked) > 1 or bool(given[0].later_turns),
         decided_by=decoder.policy.name if explain else None,
         max_depth=decoder.max_depth,
@@ -102,7 +105,7 @@ def decode(
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return
     except KeyboardInterrupt:
-        screen.end()
+        screen.end(interrupted=True)
         console.print(figures(ways, pair, side_by_side=several, static=static))
         raise
     console.print(figures(ways, pair, side_by_side=several, static=static))
@@ -172,7 +175,7 @@ def _converse(
 ) -> None:
     """Decode prompts side by side, and then the next turns of those that have some, after the target's answers."""
     while asked := [(text, ids) for text in conversations if not text.over and (ids := text.ids(pair, max_new_tokens))]:
-        screen.begin([text.label for text, _ in asked])
+        screen.begin([text for text, _ in asked])
         decoded = ways.decode([ids for _, ids in asked], screen.show)
         screen.end()
         for (text, _), token_ids in zip(asked, decoded, strict=True):

@@ -152,8 +152,7 @@ class SpeculativeDecoder:
 
     def _take(self, policy: Policy, made_for: Mapping[str, Any] | None) -> None:
         """Decode with a policy from here on, or with the static depth if it does not fit."""
-        if isinstance(policy, type) or not all(hasattr(policy, part) for part in ("name", "act", "end_round")):
-            raise ConfigError(f"policy: expected one, such as load_policy(…) or StaticDepth(5) give, got {policy!r}")
+        check_policy(policy)
         made_for = getattr(policy, MADE_FOR, {}) if made_for is None else made_for
         best = self._fallback_depth or made_for.get("best_static_depth") or self.max_depth
         self._guard.depth = min(int(best), self.max_depth)
@@ -288,6 +287,16 @@ class SpeculativeDecoder:
                 yield from ended.emitted
 
         return tokens()
+
+
+def check_policy(policy: object) -> None:
+    """Refuse what is no policy.
+
+    Raises:
+        ConfigError: saying what one is.
+    """
+    if isinstance(policy, type) or not all(hasattr(policy, part) for part in ("name", "act", "end_round")):
+        raise ConfigError(f"policy: expected one, such as load_policy(…) or StaticDepth(5) give, got {policy!r}")
 
 
 def features_of(policy: Policy) -> DraftOptions:

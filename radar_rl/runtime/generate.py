@@ -16,7 +16,7 @@ from transformers.generation.utils import GenerateDecoderOnlyOutput
 from radar_rl.errors import ConfigError, check_whole
 from radar_rl.policies import Policy
 from radar_rl.runtime.artifact import MADE_FOR, load_artifact
-from radar_rl.runtime.decoder import SHAPE, SpeculativeDecoder
+from radar_rl.runtime.decoder import SHAPE, SpeculativeDecoder, check_policy
 from radar_rl.runtime.delivery import Delivery, eos_of, new_tokens_of
 from radar_rl.runtime.lent import Head, check_kind, lent_pair
 from radar_rl.runtime.named import place_of, policy_from_string
@@ -66,7 +66,7 @@ def radar_generate(
     ``stopping_criteria=[StopStringCriteria(tokenizer, ["…"])]``.
 
     Raises:
-        ConfigError: no such policy.
+        ConfigError: no such policy, or none at all.
         InputError: a depth, width or size is no whole number ≥ 1.
         ArtifactError: the folder holds no sound policy.
     """
@@ -75,6 +75,7 @@ def radar_generate(
         place = place_of(str(policy))
         about = load_artifact(place).about if place.is_dir() else {}
         policy = policy_from_string(str(policy))
+    check_policy(policy)
     given = {"max_depth": max_depth, "top_k": top_k, "tree_size": tree_size}
     for name, value in given.items():
         check_whole(name, 1 if value is None else value, 1)

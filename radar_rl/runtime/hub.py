@@ -7,7 +7,7 @@ from typing import Any, Self
 
 from huggingface_hub import HfApi, ModelCard, ModelCardData, ModelHubMixin, hf_hub_download
 
-from radar_rl.errors import ArtifactError
+from radar_rl.errors import ArtifactError, in_words
 from radar_rl.runtime.artifact import CONFIG_FILE, ONNX_FILE, WEIGHTS_FILE, Artifact, load_artifact
 
 WEIGHTS = re.compile(r"\.(safetensors|bin|pt|pth|ckpt|pkl|pickle|npz|h5|msgpack|gguf|onnx)(\.index\.json)?$")
@@ -132,7 +132,5 @@ def _check_files(where: str, names: Iterable[str]) -> None:
     missing = sorted({CONFIG_FILE, WEIGHTS_FILE} - there)
     unexpected = sorted(name for name in there - KNOWN if WEIGHTS.search(name))
     if missing or unexpected:
-        raise ArtifactError(
-            f"{where}: not an artifact's repository: missing {missing or 'nothing'}, unexpected weights "
-            f"{unexpected or 'none'}"
-        )
+        wrong = in_words(missing=missing, unexpected_weights=unexpected)
+        raise ArtifactError(f"{where}: not an artifact's repository: {wrong}")

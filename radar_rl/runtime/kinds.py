@@ -5,7 +5,7 @@ from dataclasses import fields
 from math import isfinite
 from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 
-from radar_rl.errors import ArtifactError, ConfigError
+from radar_rl.errors import ArtifactError, ConfigError, in_words
 from radar_rl.policies import (
     AcceptanceAverage,
     AdaEdl,
@@ -159,7 +159,7 @@ def check_keys(what: str, values: Mapping[str, Any], expected: Collection[str], 
     """
     missing, unexpected = sorted(set(expected) - set(values)), sorted(set(values) - set(expected) - set(optional))
     if missing or unexpected:
-        raise ArtifactError(f"{what}: missing {missing or 'nothing'}, unexpected {unexpected or 'nothing'}")
+        raise ArtifactError(f"{what}: {in_words(missing=missing, unexpected=unexpected)}")
 
 
 def _read(what: str, value: Any, hint: Any) -> Any:

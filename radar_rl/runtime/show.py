@@ -1,8 +1,10 @@
 """What the verb ``decode`` shows: texts on standard output, and nothing else there; rounds and figures beside it."""
 
+import json
 import math
 import sys
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from rich.console import Console
@@ -10,10 +12,13 @@ from rich.table import Table
 from rich.text import Text
 from transformers import TextStreamer
 
+from radar_rl.runtime.prompts import Conversation
 from radar_rl.runtime.ways import Step, Ways
 from radar_rl.speculative.pair import Pair
 from radar_rl.speculative.text import Round
 from radar_rl.speculative.tree import Source
+
+Format = Literal["text", "jsonl"]
 
 WIDTH = 100
 LEGEND = "accepted → the target's own"
@@ -33,20 +38,33 @@ class Screen:
     Args:
         pair: whose tokenizer.
         console: for all but the texts.
-        headed: whether a line that names the prompt comes before each text; on a terminal only.
+        format: ``text``, as it grows, with an empty line between two; or ``jsonl``, an object a text once it is whole.
+        headed: whether a line that names the prompt comes before each text, not an empty one; on a terminal only.
         decided_by: the policy's name, to explain rounds with it; None: rounds are not shown.
         max_depth: most draft calls in a round.
     """
 
-    def __init__(self, pair: Pair, console: Console, *, headed: bool, decided_by: str | None, max_depth: int) -> None:
+    def __init__(
+        self,
+        pair: Pair,
+        console: Console,
+        *,
+        format: Format,
+        headed: bool,
+        decided_by: str | None,
+        max_depth: int,
+    ) -> None:
         self.pair, self.console, self.decided_by, self.max_depth = pair, console, decided_by, max_depth
+        self.whole = format == "jsonl"
         self.headed = headed and sys.stdout.isatty()
         self._open: int | None = None
+        self._shown = 0
 
-    def begin(self, labels: Sequence[str]) -> None:
-        """Texts of prompts that are called so come next."""
-        self._labels = labels
-        self._rounds: list[list[Round]] = [[] for _ in labels]
+    def begin(self, asked: Sequence[Conversation]) -> None:
+        """The next texts are of these prompts."""
+        self._asked = asked
+        self._rounds: list[list[Round]] = [[] for _ in asked]
+        self._tokens: list[list[int]] = [[] for _ in asked]
 
     def show(self, step: Step) -> None:
         """Print what a step adds to its text."""
@@ -54,20 +72,39 @@ class Screen:
             self.end()
             self._open = step.text
             if self.headed:
-                self.console.print(Text(self._labels[step.text], style="dim"))
+                self.console.print(Text(self._asked[step.text].label, style="dim"))
+            elif self._shown and not self.whole:
+                print(flush=True)
+            self._shown += 1
             self._streamer = TextStreamer(self.pair.tokenizer, skip_special_tokens=True)
         self._rounds[step.text].extend(step.rounds)
-        self._streamer.put(torch.tensor(step.token_ids))
+        self._tokens[step.text].extend(step.token_ids)
+        if not self.whole:
+            self._streamer.put(torch.tensor(step.token_ids))
 
-    def end(self) -> None:
-        """End the text that was last shown, if any, and explain its rounds."""
+    def end(self, *, interrupted: bool = False) -> None:
+        """End the text that was last shown, if any, and explain its rounds.
+
+        Args:
+            interrupted: it is not whole, and so is no object either.
+        """
         if self._open is None:
             return
-        self._streamer.end()
+        if not self.whole:
+            self._streamer.end()
+        elif not interrupted:
+            print(self._row(self._asked[self._open], self._tokens[self._open]), flush=True)
         rounds, self._open = self._rounds[self._open], None
         if self.decided_by is not None:
             for line in explained(rounds, self.pair, self.decided_by, self.max_depth):
                 self.console.print(line, soft_wrap=not self.console.is_terminal)
+
+    def _row(self, asked: Conversation, token_ids: list[int]) -> str:
+        """A text as a line of JSON."""
+        prompt, turn = asked.prompt, len(asked.answers) + 1
+        text = self.pair.tokenizer.decode(token_ids, skip_special_tokens=True)
+        told = {"task": prompt.task, "prompt_id": prompt.prompt_id, "turn": turn, "text": text, "token_ids": token_ids}
+        return json.dumps(told, ensure_ascii=False)
 
 
 def explained(rounds: Sequence[Round], pair: Pair, decided_by: str, max_depth: int) -> list[Text]:

@@ -241,7 +241,9 @@ def head_identity(draft: str | Path) -> str:
 
 
 def _identity(name: str | Path, folder: Path) -> str:
-    return identity(str(name) if str(name) in POCKET else folder.name, folder)
+    # A Hub id lies in a folder that is called by its commit.
+    known = str(name) in POCKET or not Path(name).is_dir()
+    return identity(str(name) if known else folder.name, folder)
 
 
 def target_checkpoint(name: str | Path) -> Path:

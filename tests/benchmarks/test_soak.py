@@ -79,6 +79,22 @@ def test_a_wrong_text_is_told(pocket: Pair, monkeypatch: pytest.MonkeyPatch) -> 
         found.check(2.0)
 
 
+def test_a_soak_too_short_to_swap_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    done = leaking(500, 500, 500, 500)
+    done.texts["one text"] = 2
+    monkeypatch.setattr(module, "soak", lambda *_, **__: done)
+    monkeypatch.setattr(module, "warm_up", lambda *_: None)
+    for swaps, unmet in ((0, ", no policy swapped within a text"), (3, "")):
+        done.swaps = swaps
+        bench_soak(**settings(minutes=0.05))
+        told = capsys.readouterr().err.splitlines()[-1]
+        ways = ", ".join(f"no text decoded in the way {way!r}" for way in MEANING if way != "one text")
+        assert told == f"bench soak: {ways}{unmet}: not met in 0.05 min; soak longer"
+    done.texts = dict.fromkeys(MEANING, 1)
+    bench_soak(**settings(minutes=0.05))
+    assert "not met" not in capsys.readouterr().err
+
+
 def leaking(*host: float, device: float = 0.0) -> Soaked:
     return Soaked(1.0, memory=[Memory(float(i), mib, device) for i, mib in enumerate(host)])
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from gymnasium.wrappers import TimeLimit
 from synthetic_trace import HARDWARE, make_trace
 
 pytest.importorskip("stable_baselines3")
@@ -30,10 +31,14 @@ def assert_same_info(expected: dict[str, Any], given: dict[str, Any]) -> None:
         assert np.array_equal(value, given[key]), key
 
 
-@pytest.mark.parametrize("episode", ["sequence", "round"])
-def test_it_is_their_own_vector_environment_of_scalar_ones(trace: Trace, episode: str) -> None:
-    envs = adapted(trace, episode=episode)
-    theirs = DummyVecEnv([lambda: DraftTreeReplayEnv(trace, hardware=HARDWARE, episode=episode)] * 5)
+@pytest.mark.parametrize(("episode", "most"), [("sequence", None), ("round", None), ("sequence", 7), ("round", 2)])
+def test_it_is_their_own_vector_environment_of_scalar_ones(trace: Trace, episode: str, most: int | None) -> None:
+    def alone() -> Any:
+        env = DraftTreeReplayEnv(trace, hardware=HARDWARE, episode=episode)
+        return TimeLimit(env, most) if most else env
+
+    envs = adapted(trace, episode=episode, max_episode_steps=most)
+    theirs = DummyVecEnv([alone] * 5)
     assert envs.observation_space == theirs.observation_space
     assert envs.action_space == theirs.action_space
     assert envs.seed(11) == theirs.seed(11)
@@ -43,7 +48,7 @@ def test_it_is_their_own_vector_environment_of_scalar_ones(trace: Trace, episode
     rng, ended = np.random.default_rng(0), 0
     for _ in range(300):
         masks = np.stack(envs.env_method("action_masks"))
-        assert np.array_equal(masks, [[True, env.state.depth < 8] for env in theirs.envs])  # type: ignore[attr-defined]
+        assert np.array_equal(masks, [[True, env.unwrapped.state.depth < 8] for env in theirs.envs])  # type: ignore[attr-defined]
         actions = rng.integers(2, size=5)
         expected, given = theirs.step(actions), envs.step(actions)
         for left, right in zip(expected[:3], given[:3], strict=True):

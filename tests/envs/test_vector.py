@@ -108,6 +108,27 @@ def test_every_step_is_that_of_the_scalar_one(
 
 
 @pytest.mark.parametrize("episode", ["sequence", "round"])
+@pytest.mark.parametrize("most", [1, 3, 7])
+def test_long_episodes_are_truncated_as_time_limit_does_it(trace: Trace, episode: str, most: int) -> None:
+    settings: dict[str, Any] = {"traces": trace, "hardware": HARDWARE, "episode": episode, "max_episode_steps": most}
+    scalar, native = (
+        gymnasium.make_vec(ID, 4, vectorization_mode=mode, **settings) for mode in ("sync", "vector_entry_point")
+    )
+    assert isinstance(native, DraftTreeReplayVectorEnv)
+    rng, kinds = np.random.default_rng(0), set()
+    for arguments in ({"seed": 2}, {}, {"seed": [None, 3, None, 4]}):
+        assert_same(scalar.reset(**arguments), native.reset(**arguments))
+        for _ in range(80):
+            actions = (rng.random(4) < 0.6).astype(np.int64)
+            expected, given = scalar.step(actions), native.step(actions)
+            assert_same(expected, given)
+            kinds |= set(zip(given[2].tolist(), given[3].tolist(), strict=True))
+    assert {(False, True)} < kinds or most == 1
+    with pytest.raises(InputError, match="max_episode_steps: expected a whole number ≥ 1"):
+        gymnasium.make_vec(ID, 4, **settings | {"max_episode_steps": 0})
+
+
+@pytest.mark.parametrize("episode", ["sequence", "round"])
 def test_thousands_of_steps_with_resets_in_between(trace: Trace, episode: str) -> None:
     scalar, native = both(trace, 5, episode=episode)
     rng = np.random.default_rng(3)

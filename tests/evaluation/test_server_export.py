@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from synthetic_trace import MadeTrace, as_chains, make_trace, write_collection
+from synthetic_trace import HARDWARE, MadeTrace, as_chains, make_trace, write_collection
 
 from radar_rl.errors import ConfigError, TraceError
 from radar_rl.evaluation.export import export
@@ -38,6 +38,8 @@ def test_the_line_is_printed_and_written_with_its_figures_and_sources(
     printed = capsys.readouterr().out
     record = json.loads((tmp_path / "out" / "server.json").read_text())
     assert f"Paste:\n{record['line']}\n" in printed
+    assert not record["leave_off"]
+    assert "leave speculation off here" not in printed
     assert all(f"{flag}: {told['meaning']}" in printed for flag, told in record["sources"].items())
     assert all(told["source"] in printed for told in record["sources"].values())
     assert f"{record['tokens_per_second']:.1f}" in printed
@@ -49,6 +51,36 @@ def test_the_line_is_printed_and_written_with_its_figures_and_sources(
         table = json.loads((tmp_path / "out" / "adaptive.json").read_text())
         assert json.dumps(table) in " ".join(printed.split())
         assert all(len(slot["candidate_steps"]) == 1 for slot in table.values())
+
+
+@pytest.mark.parametrize("name", [*CHAINS, "sglang"])
+def test_where_the_target_alone_is_faster_that_is_said_first(
+    chains: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    replace(HARDWARE, draft_seconds=(1.0,) * 8).save(tmp_path / "slow.json")
+    export(**asked(name, chains, tmp_path / "slow.json", out=str(tmp_path / "out")))
+    printed = capsys.readouterr().out
+    record = json.loads((tmp_path / "out" / "server.json").read_text())
+    assert record["leave_off"]
+    assert "Paste" not in printed
+    off = printed.index("leave speculation off here; nothing to paste")
+    assert off < printed.index(f"The best setting all the same:\n{record['line']}\n")
+    by_size = printed[printed.index("by texts decoded at once") : off] if name in ("vllm", "sglang") else ""
+    assert ("the target alone is faster" in " ".join(by_size.split())) == (name == "sglang")
+    assert ("no drafting" in by_size) == (name == "vllm")
+
+
+def test_the_embedded_head_is_a_placeholder(trace: MadeTrace, hardware_file: Path, tmp_path: Path, capsys) -> None:
+    made = as_chains(trace)
+    pastes = {"pocket": "DRAFT_HEAD", "pocket-eagle2": "DRAFT_HEAD", "folder": "folder", "some/HEAD": "some/HEAD"}
+    for name, pasted in pastes.items():
+        named = replace(made, settings=replace(made.settings, draft=f"{name}@1"))
+        traces = write_collection(tmp_path / name, named, part_size=20)
+        export(**asked("vllm", traces, hardware_file))
+        printed = " ".join(capsys.readouterr().out.split())
+        assert f'"model": "{pasted}"' in printed
+        note = f"Note: {pasted} stands for where vLLM has the draft head, {name} in the trace"
+        assert (note in printed) == ("/" not in name)
 
 
 def test_a_learned_policy_is_told_beside_on_the_same_texts(

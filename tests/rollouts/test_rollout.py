@@ -20,7 +20,8 @@ from radar_rl.rollouts.manifest import DataSet, Manifest
 from radar_rl.rollouts.rollout import rollout
 from radar_rl.rollouts.storage import Store
 from radar_rl.runtime.artifact import save_policy
-from radar_rl.runtime.profiler import default_network
+from radar_rl.runtime.profiler import random_network
+from radar_rl.speculative.features import FEATURES
 from radar_rl.speculative.state import DraftState
 
 MODEL = {"name": "none", "target": "nowhere", "draft": "nowhere", "dtype": "float32", "device": "cpu"}
@@ -293,15 +294,21 @@ def collected(
         "temperature": request.param,
         "max_new_tokens": 24,
     }
-    traces = collect(out=str(folder / "traces"), **shared)
+    traces = collect(out=str(folder / "traces"), features=["entropy", "log_probs"], **shared)
     return {"reward": THROUGHPUT, "hardware": "pocket_cpu", "traces": str(traces)} | shared
 
 
-def learned(folder: Path) -> str:
+SEES = ObservationSpec(features=("depth", "entropy", "log_probs", "confidences", "history"), newest=2)
+
+
+def learned(folder: Path, spec: ObservationSpec) -> str:
     """The folder of a network of random weights that decides both ways."""
-    policy = default_network(8, 10)
-    seen = load_trace(folder / "traces").confidences
-    stop, go = policy.outputs(States(np.repeat(seen, 3, axis=0), np.tile([1, 2, 3], len(seen)))).T
+    policy = random_network(spec, "net", 0)
+    trace = load_trace(folder / "traces", features=["entropy", "log_probs"])
+    seen, depth = np.repeat(trace.confidences, 3, axis=0), np.tile([1, 2, 3], len(trace))
+    features = {name: np.repeat(values, 3, axis=0) for name, values in trace.features.items()}
+    features["history"] = np.zeros((len(depth), *FEATURES["history"].shape(max_depth=8, top_k=10, feature_dim=0)))
+    stop, go = policy.outputs(States(seen, depth, {name: features[name] for name in spec.looks_at})).T
     policy.layers[-1] = (policy.layers[-1][0], np.array([np.median(go - stop), 0.0], dtype=np.float32))
     made_by = trace_settings(folder / "traces")
     save_policy(folder / "learned", policy, {"target": made_by.target, "draft": made_by.draft})
@@ -309,11 +316,12 @@ def learned(folder: Path) -> str:
 
 
 @pytest.mark.parametrize("batch", [1, 3])
-@pytest.mark.parametrize("policy", ["static:3", "threshold:0.3", "random:0.7", "learned"])
+@pytest.mark.parametrize("policy", ["static:3", "threshold:0.3", "random:0.7", "learned", "sees"])
 def test_live_and_replay_log_the_same_rows(collected: dict[str, Any], tmp_path: Path, policy: str, batch: int) -> None:
     settings = {"policy": policy, "batch": batch} | collected
-    if policy == "learned":
-        settings["policy"] = learned(Path(collected["traces"]).parent)
+    spec = SEES if policy == "sees" else ObservationSpec()
+    if policy in ("learned", "sees"):
+        settings["policy"] = learned(Path(collected["traces"]).parent, spec)
     live = load_rollouts(rollout(out=str(tmp_path / "live"), env="live", **settings))
     replayed = load_rollouts(rollout(out=str(tmp_path / "replay"), env="replay", **settings))
     assert live["sequence_id"].unique(maintain_order=True).to_list() == [
@@ -328,10 +336,15 @@ def test_live_and_replay_log_the_same_rows(collected: dict[str, Any], tmp_path: 
     bits, others = (values.astype(np.float16).view(np.int16).astype(np.int32) for values in (seen, again))
     assert np.abs(bits - others).max() <= 1
     assert (seen != again).mean() < 5e-3
+    for env in ("live", "replay"):  # what the policy looks at is what is logged
+        assert ObservationSpec.from_json(rollout_settings(tmp_path / env)["spec"]) == spec
+    assert seen.shape[1] == spec.size
     for rows in (live, replayed):
         assert (rows["draft_seconds"] > 0).all()
         assert ((rows["verify_seconds"] > 0) == (rows["emitted"] > 0)).all()
-        assert ((rows["decide_seconds"] > 0) == ((policy in ("threshold:0.3", "learned")) & (rows["depth"] < 8))).all()
+        assert (
+            (rows["decide_seconds"] > 0) == ((policy in ("threshold:0.3", "learned", "sees")) & (rows["depth"] < 8))
+        ).all()
     assert live["draft_seconds"].n_unique() > replayed["draft_seconds"].n_unique()
     shared = live.filter(pl.col("action") == STOP).group_by("batch", "round")
     assert shared.agg(pl.col("draft_seconds").n_unique())["draft_seconds"].max() == 1

@@ -10,7 +10,7 @@ import torch
 from recurrent_weights import make_weights
 from safetensors.numpy import load, save
 
-from radar_rl.errors import ArtifactError, ConfigError
+from radar_rl.errors import ArtifactError, ConfigError, InputError
 from radar_rl.policies import (
     AcceptanceAverage,
     AdaEdl,
@@ -24,6 +24,7 @@ from radar_rl.policies import (
     ObservationSpec,
     PlusTwo,
     Policy,
+    RadarPolicy,
     RandomStop,
     SampledRadar,
     States,
@@ -66,7 +67,7 @@ RULES = [
 
 @pytest.mark.parametrize("policy", [learned(), *RULES], ids=lambda policy: policy.name)
 def test_every_kind_of_policy_comes_back_as_it_was(policy: Policy, tmp_path: Path) -> None:
-    save_policy(tmp_path / "run", policy, {"target": "a@1", "best_static_depth": 4, "max_depth": 3})
+    save_policy(tmp_path / "run", policy, {"target": "a@1", "best_static_depth": 2, "max_depth": 3})
     export(run=str(tmp_path / "run"), out=str(tmp_path / "out"))
     again = load_policy(tmp_path / "out")
     assert type(again) is type(policy)
@@ -94,6 +95,8 @@ def sign(folder: Path, tensors: dict[str, np.ndarray], **edit: object) -> Path:
     ("edit", "message"),
     [
         ({"format_version": 99}, "version 99; this radar-rl reads version 1"),
+        ({"format_version": 1.0}, r"version 1\.0; this radar-rl reads version 1"),
+        ({"format_version": True}, "version True; this radar-rl reads version 1"),
         ({"kind": "surprise"}, "unknown kind of policy 'surprise'; valid: learned, radar"),
         ({"kind": ["learned"]}, "unknown kind of policy"),
         ({"observation": SPEC.to_json() | {"top_k": 5}}, r"hash: expected \w+, got \w+"),
@@ -112,7 +115,15 @@ def sign(folder: Path, tensors: dict[str, np.ndarray], **edit: object) -> Path:
         ({"top_k": "x"}, "top_k: expected a whole number in 1 … 4096, got 'x'"),
         ({"best_static_depth": True}, "best_static_depth: expected a whole number"),
         ({"target": 7}, "target: expected a text, got 7"),
-        ({"name": None}, "name: expected a text, got None"),
+        ({"name": None}, "name: expected a name, printable and without path separators, got None"),
+        ({"name": "../cql"}, r"name: expected a name, printable and without path separators, got '\.\./cql'"),
+        ({"name": "c:\\cql"}, "without path separators"),
+        ({"name": "cql\x1b[2J"}, "name: expected a name, printable"),
+        ({"name": "a\nb"}, "name: expected a name, printable"),
+        ({"name": " "}, "name: expected a name"),
+        ({"max_depth": 8}, "max_depth: the policy observes drafts of 3, the config says 8"),
+        ({"top_k": 10}, "top_k: the policy observes drafts of 2, the config says 10"),
+        ({"best_static_depth": 99}, r"best_static_depth: expected at most 3 \(max_depth\), got 99"),
     ],
 )
 def test_damage_of_the_config_is_named(edit: dict[str, object], message: str, tmp_path: Path) -> None:
@@ -150,6 +161,50 @@ def test_parameters_of_rules_are_checked(policy: Policy, edit: dict[str, object]
         load_policy(tmp_path)
 
 
+def test_what_contradicts_itself_is_neither_written_nor_read(tmp_path: Path) -> None:
+    radar = RadarPolicy("radar", make_weights(top_k=4, hidden=5, inner=6))
+    wrong: list[tuple[Policy, dict[str, int], str]] = [
+        (learned(), {"max_depth": 4}, "max_depth: the policy observes drafts of 3, the config says 4"),
+        (learned(), {"best_static_depth": 4}, "best_static_depth: expected at most 3"),
+        (radar, {"top_k": 10}, "top_k: the policy observes drafts of 4, the config says 10"),
+        (SampledRadar(radar), {"top_k": 10}, "top_k: the policy observes drafts of 4, the config says 10"),
+        (StaticDepth(3), {"max_depth": 8, "best_static_depth": 99}, r"best_static_depth: expected at most 8 .* got 99"),
+    ]
+    for number, (policy, drafts, message) in enumerate(wrong):
+        with pytest.raises(ArtifactError, match=message):
+            save_policy(tmp_path / "never", policy, drafts)
+        folder = tmp_path / str(number)
+        save_policy(folder, policy, {})
+        values = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(values | drafts))
+        with pytest.raises(ArtifactError, match=f"{folder}: damaged policy: {message}"):
+            load_policy(folder)
+    assert not (tmp_path / "never").exists()
+
+
+def test_where_a_file_is_no_policy_is_written(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
+    for out in (tmp_path / "mine.txt", tmp_path / "mine.txt" / "policy"):
+        with pytest.raises(InputError, match=r"expected a folder to write to, .*mine\.txt is a file; name another one"):
+            export(run="static:3", out=str(out))
+    assert (tmp_path / "mine.txt").read_text() == "mine"
+
+
+def test_names_of_bandits_tell_them_apart(tmp_path: Path) -> None:
+    names = {
+        "ucbspec:8": "ucbspec-8",
+        "ucbspec:4": "ucbspec-4",
+        "ucbspec:4,scale=0.1,delta=0.2": "ucbspec-4-delta-0.2-scale-0.1",
+        "ucbspec:2,seconds=0.1/0.2": "ucbspec-2-throughput",
+        "exp3spec:4,scale=2": "exp3spec-4-scale-2",
+        "tapout:static:4+joint:0.5,asks_from=2": "tapout-static-4+joint-0.5-from-2",
+    }
+    for number, (text, name) in enumerate(names.items()):
+        export(run=text, out=str(tmp_path / str(number)))
+        assert read_config(tmp_path / str(number))["name"] == load_policy(tmp_path / str(number)).name == name
+    assert TapOut((StaticDepth(4),), blend=0.2, across=False).name == "tapout-static-4-blend-0.2-across-0"
+
+
 def test_numbers_that_json_has_not_are_no_config(tmp_path: Path) -> None:
     save_policy(tmp_path, ConfidenceThreshold(0.5), {})
     text = (tmp_path / "config.json").read_text()
@@ -182,7 +237,7 @@ def test_tensors_must_be_the_policys_own(tmp_path: Path) -> None:
         with pytest.raises(ArtifactError, match=message):
             load_policy(sign(tmp_path, tensors))
     save_policy(tmp_path, StaticDepth(3), {})
-    with pytest.raises(ArtifactError, match=r"of a rule: missing nothing, unexpected \['surprise'\]"):
+    with pytest.raises(ArtifactError, match=r"of a rule: unexpected \['surprise'\]$"):
         load_policy(sign(tmp_path, {"surprise": bias}))
 
 

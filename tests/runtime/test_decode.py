@@ -14,6 +14,8 @@ from radar_rl import cli
 from radar_rl.policies import StaticDepth
 from radar_rl.runtime import SpeculativeDecoder, autoregressive, save_policy
 from radar_rl.runtime.named import policy_from_string
+from radar_rl.runtime.show import Screen
+from radar_rl.runtime.ways import Step
 from radar_rl.speculative import Pair
 
 PROMPTS = ("Name three colours.", "Two plus two?")
@@ -27,12 +29,29 @@ def own_text(pair: Pair, prompt: str, max_new_tokens: int) -> str:
 
 def test_texts_and_nothing_else_go_to_standard_output(pocket: Pair, capsys: pytest.CaptureFixture[str]) -> None:
     asked = [word for prompt in PROMPTS for word in ("--prompt", prompt)]
-    expected = "".join(own_text(pocket, prompt, 24) + "\n" for prompt in PROMPTS)
+    expected = "\n".join(own_text(pocket, prompt, 24) + "\n" for prompt in PROMPTS)  # an empty line between
     for more in ([], ["--compare"], ["--explain"], ["batch=2"], ["batch=2", "--compare", "--explain"]):
         assert cli.main(["decode", "max_new_tokens=24", *asked, *more]) == 0
         printed = capsys.readouterr()
         assert printed.out == expected
         assert "2 texts" in printed.err
+
+
+def test_an_interrupted_text_is_no_object(
+    pocket: Pair, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = Screen.show
+
+    def interrupted(screen: Screen, step: Step) -> None:
+        shown(screen, step)
+        if screen._asked[0].prompt.prompt_id == "2":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Screen, "show", interrupted)
+    asked = [word for prompt in PROMPTS for word in ("--prompt", prompt)]
+    assert cli.main(["decode", "max_new_tokens=12", "format=jsonl", *asked]) == 130
+    (line,) = capsys.readouterr().out.splitlines()
+    assert json.loads(line)["text"] == own_text(pocket, PROMPTS[0], 12)
 
 
 def test_without_compare_the_target_alone_decodes_nothing(
@@ -90,7 +109,18 @@ def test_conversations_and_files(tmp_path: Path, pocket: Pair, capsys: pytest.Ca
     said = [("user", PROMPTS[1]), ("assistant", first), ("user", "And four more?")]
     ids = pocket.encode_messages([{"role": role, "content": content} for role, content in said])
     then = pocket.tokenizer.decode(list(autoregressive(pocket, ids, max_new_tokens=12)), skip_special_tokens=True)
-    assert capsys.readouterr().out == f"{own_text(pocket, PROMPTS[0], 12)}\n{first}\n{then}\n"
+    assert capsys.readouterr().out == f"{own_text(pocket, PROMPTS[0], 12)}\n\n{first}\n\n{then}\n"
+    assert cli.main(["decode", "max_new_tokens=12", "format=jsonl", "batch=2", *files]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    texts = {(row["task"], row["prompt_id"], row["turn"]): row["text"] for row in rows}
+    assert texts == {
+        (files[1], "1", 1): own_text(pocket, PROMPTS[0], 12),
+        ("rows.jsonl", "row-1", 1): first,
+        ("rows.jsonl", "row-1", 2): then,
+    }
+    assert [pocket.tokenizer.decode(row["token_ids"], skip_special_tokens=True) for row in rows] == [
+        row["text"] for row in rows
+    ]
 
 
 def test_what_cannot_be_decoded_is_skipped_and_said(pocket: Pair, capsys: pytest.CaptureFixture[str]) -> None:

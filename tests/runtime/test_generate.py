@@ -330,3 +330,9 @@ def test_an_artifact_brings_its_shape_and_is_for_its_pair(
 def test_an_unknown_policy_is_refused_before_anything_is_loaded() -> None:
     with pytest.raises(ConfigError, match="nowhere"):
         radar_generate("pocket", "nowhere")
+
+
+@pytest.mark.parametrize("policy", [None, 5, StaticDepth, object()])
+def test_what_is_no_policy_is_refused_before_anything_is_generated(policy: Any) -> None:
+    with pytest.raises(ConfigError, match="policy: expected one, such as load_policy"):
+        radar_generate("pocket", policy)
