@@ -1,9 +1,9 @@
 """RADAR's policy: the published numbers, and the same decisions in every way of asking."""
 
 import copy
-import tracemalloc
 import gzip
 import json
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
