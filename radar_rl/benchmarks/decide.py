@@ -76,6 +76,27 @@ class AsPublished(MemorylessPolicy):
         return STOP if torch.rand(()).item() < self.stop_probability(state).item() else CONTINUE
 
 
+class OneProduct(MemorylessPolicy):
+    """The least that any network takes in a loop: a look at the newest call, one small product, one comparison.
+
+    Its code is a few functions; what it takes in the loop above what it takes in a loop of its own is how cold a draft
+    call leaves them.
+
+    Args:
+        top_k: beam width.
+    """
+
+    name = "no network: a look, one product"
+
+    def __init__(self, top_k: int) -> None:
+        self._weight, self._out = np.ones((top_k, 1), np.float32), np.zeros(1, np.float32)
+
+    def act(self, state: DraftState) -> int:
+        """CONTINUE as long as there are numbers."""
+        state.look(check=False)[0][state.depth - 1].dot(self._weight, self._out)
+        return CONTINUE if self._out.item() < 0.0 else STOP
+
+
 @dataclass(frozen=True)
 class DecisionCost:
     """One way of deciding.
@@ -118,6 +139,7 @@ def contenders(
             random_network(everything, "learned", seed),
             everything.size,
         ),
+        OneProduct.name: (OneProduct(top_k), top_k),
         "a rule (threshold)": (ConfidenceThreshold(0.3), 1),
         "RADAR's network, here": (radar, max_depth * top_k),
         AsPublished.name: (AsPublished(radar), max_depth * top_k),

@@ -72,13 +72,10 @@ class LearnedPolicy(MemorylessPolicy):
             return super().act(state) if verdict == UNSURE else verdict
         if self._stepwise is None:
             self._stepwise = Stepwise(self.spec, self.layers)
-        outputs = self._stepwise.outputs(state)
-        if outputs is None:
-            return super().act(state)  # tells what is wrong
-        stop, go = outputs.tolist()
-        if stop != stop or go != go:
-            return super().act(state)  # likewise, or the outputs overflow
-        return CONTINUE if go > stop else STOP
+        margin = self._stepwise.margin(state)
+        if margin is None or margin != margin:
+            return super().act(state)  # tells what is wrong, or the outputs overflow
+        return CONTINUE if margin > 0.0 else STOP
 
     def asking_from(self, draft_call: int) -> "LearnedPolicy":
         """The same network, asked from another draft call on."""

@@ -63,21 +63,24 @@ class RadarPolicy(MemorylessPolicy):
         self.name, self.weights = name, dict(weights)
         self.top_k = weights["lstm.weight_ih_l0"].shape[1]
         self._width = weights["lstm.weight_hh_l0"].shape[1]
-        self._gates = np.vstack((weights["lstm.weight_hh_l0"].T, weights["lstm.weight_ih_l0"].T))
-        self._gate_bias = weights["lstm.bias_ih_l0"] + weights["lstm.bias_hh_l0"]
+        gates = np.vstack((weights["lstm.weight_hh_l0"].T, weights["lstm.weight_ih_l0"].T))
+        gate_bias = weights["lstm.bias_ih_l0"] + weights["lstm.bias_hh_l0"]
         # All gates by one tanh: the logistic function of x is (1 + tanh(x / 2)) / 2. Halving is exact.
         halved = np.repeat(np.array([0.5, 0.5, 1.0, 0.5], np.float32), self._width)  # input, forget, cell, output
-        self._gates, self._gate_bias = np.ascontiguousarray(self._gates * halved), self._gate_bias * halved
-        self._inner, self._inner_bias = np.ascontiguousarray(weights["mlp.0.weight"].T), weights["mlp.0.bias"]
         stop, go = weights["mlp.3.weight"]
-        self._outer, self._outer_bias = stop - go, weights["mlp.3.bias"][0] - weights["mlp.3.bias"][1]
-        self._read: tuple[Array, Memory] | None = None
-        self._seen: Look | None = None
+        outer_bias = weights["mlp.3.bias"][0] - weights["mlp.3.bias"][1]
+        # The last row of each is its bias: multiplied with a 1 behind the inputs where one state is decided.
+        self._layers = (
+            np.vstack((gates, gate_bias)) * halved,
+            np.vstack((weights["mlp.0.weight"].T, weights["mlp.0.bias"])),
+            np.append(stop - go, outer_bias)[:, None],
+        )
+        self._levels: _Levels | None = None
 
     def __deepcopy__(self, memo: dict[int, object]) -> "RadarPolicy":
         """A copy for another text: it shares the weights, which nobody changes."""
         other = copy.copy(self)
-        other._read = other._seen = None
+        other._levels = None
         return other
 
     def stop_probability(self, states: NDArray[np.floating]) -> Array:
@@ -137,22 +140,17 @@ class RadarPolicy(MemorylessPolicy):
         """The probability of stopping at one state."""
         return float(0.5 + 0.5 * np.tanh(0.5 * self._margin(state)))
 
-    def _margin(self, state: DraftState) -> np.float32:
-        """Logit of stopping minus logit of continuing at one state.
-
-        The LSTM's memory of the levels read last is kept: asked again one call later, it reads one level.
-        """
-        seen, known, memory = state.look(), 0, None
-        levels = self._state(seen[0][: state.depth])
-        if self._read is not None:
-            read, kept = self._read
-            if len(read) < len(levels) and (seen is self._seen or np.array_equal(read, levels[: len(read)])):
-                known, memory = len(read), kept
-        self._seen, memory = seen, self._blank(1) if memory is None else memory
-        for level in levels[known:]:
-            margin, memory = self._step(level[None], memory)
-        self._read = (levels, memory)
-        return np.float32(margin[0])
+    def _margin(self, state: DraftState) -> float:
+        """Logit of stopping minus logit of continuing at one state."""
+        if self._levels is None or len(self._levels.states) < state.depth:
+            self._levels = _Levels(self._layers, max(state.depth, state.max_depth))
+        seen = state.look(check=False)
+        if seen[0].shape[-1] == self.top_k:
+            margin = self._levels.margin(seen, state.depth)
+            if margin == margin:
+                return margin
+        self._state(state.look()[0][: state.depth])  # tells what is wrong
+        return float("nan")
 
     def _state(self, confidences: NDArray[np.floating]) -> Array:
         """What the network reads of confidences [N, top_k].
@@ -175,19 +173,83 @@ class RadarPolicy(MemorylessPolicy):
 
     def _step(self, state: Array, memory: Memory) -> tuple[Array, Memory]:
         """One level more: [N, top_k] → logit of stopping minus logit of continuing [N], and the memory after it."""
-        n = self._width
-        gates = np.concatenate((memory.hidden, state), axis=1) @ self._gates
-        gates += self._gate_bias
+        n, (to_gates, to_inner, to_margin) = self._width, self._layers
+        gates = np.concatenate((memory.hidden, state), axis=1) @ to_gates[:-1]
+        gates += to_gates[-1]
         np.tanh(gates, out=gates)
         cell_input = gates[:, 2 * n : 3 * n].copy()
         gates += 1.0
         gates *= 0.5
         cell = gates[:, n : 2 * n] * memory.cell + gates[:, :n] * cell_input
         hidden = gates[:, 3 * n :] * np.tanh(cell)
-        inner = np.concatenate((hidden, state), axis=1) @ self._inner
-        inner += self._inner_bias
+        inner = np.concatenate((hidden, state), axis=1) @ to_inner[:-1]
+        inner += to_inner[-1]
         np.maximum(inner, 0.0, out=inner)
-        return inner @ self._outer + self._outer_bias, Memory(hidden, cell)
+        return inner @ to_margin[:-1, 0] + to_margin[-1, 0], Memory(hidden, cell)
+
+
+class _Levels:
+    """The levels of one text's round, read one after the other into arrays made once.
+
+    Args:
+        layers: [inputs + 1, outputs] each, the last row its bias: to the gates, to the perceptron, to the margin.
+        count: most levels.
+
+    Attributes:
+        states: [count, top_k], those that were read.
+    """
+
+    def __init__(self, layers: tuple[Array, Array, Array], count: int) -> None:
+        self._to_gates, self._to_inner, self._to_margin = layers
+        n = self._to_gates.shape[1] // 4
+        self._reads = np.zeros(len(self._to_gates), np.float32)  # hidden, state, 1
+        self._reads[-1] = 1.0
+        self._hidden, self._state = self._reads[:n], self._reads[n:-1]
+        self._cell, self._gates = np.zeros(n, np.float32), np.zeros(4 * n, np.float32)
+        self._parts = [self._gates[start : start + n] for start in range(0, 4 * n, n)]
+        # Of tanh of halves to the logistic function: input, forget and output gate.
+        self._shift = np.repeat(np.array([1.0, 1.0, 0.0, 1.0], np.float32), n)
+        self._scale = np.repeat(np.array([0.5, 0.5, 1.0, 0.5], np.float32), n)
+        self._inner, self._margin = np.ones(len(self._to_margin), np.float32), np.zeros(1, np.float32)
+        self.states: Array = np.zeros((count, len(self._state)), np.float32)
+        self._seen: Look | None = None
+        self._known = 0
+
+    def margin(self, seen: Look, depth: int) -> float:
+        """Logit of stopping minus logit of continuing after ``depth`` levels; NaN where one of them holds NaN.
+
+        What was read of them before, in this round or in equal numbers, is not read again.
+        """
+        known = self._known
+        if known > depth or (seen is not self._seen and not self._same(seen[0], known)):
+            known = 0
+            self._hidden.fill(0.0)
+            self._cell.fill(0.0)
+        for level in range(known, depth):
+            np.maximum(seen[0][level], LOWEST, out=self.states[level])  # lets NaN through
+            self._step(self.states[level])
+        self._seen, self._known = seen, depth
+        return self._margin.item()
+
+    def _same(self, confidences: NDArray[np.floating], known: int) -> bool:
+        return np.array_equal(np.maximum(confidences[:known], LOWEST), self.states[:known])
+
+    def _step(self, state: Array) -> None:
+        """``RadarPolicy._step`` of one row."""
+        insert, forget, cell, output = self._parts
+        self._state[:] = state
+        self._reads.dot(self._to_gates, self._gates)
+        np.tanh(self._gates, out=self._gates)
+        np.add(self._gates, self._shift, out=self._gates)
+        np.multiply(self._gates, self._scale, out=self._gates)
+        np.multiply(forget, self._cell, out=self._cell)
+        np.multiply(insert, cell, out=insert)
+        np.add(self._cell, insert, out=self._cell)
+        np.tanh(self._cell, out=cell)
+        np.multiply(output, cell, out=self._hidden)
+        self._reads.dot(self._to_inner, self._inner[:-1])
+        np.maximum(self._inner, 0.0, out=self._inner)
+        self._inner.dot(self._to_margin, self._margin)
 
 
 class SampledRadar:

@@ -1,12 +1,14 @@
 """A policy network asked call by call: what a decision costs in the decode loop is all here.
 
-Every array is made once; a decision writes the numbers of the newest call and runs the layers into what is there. What
-calls not made yet, the depth and the biases add to the first layer is a function of the depth and summed beforehand;
-what the round's own numbers add to it is computed when the round begins.
+After a draft call little of this is in the processor's caches: what counts is how many different functions are called,
+much less how many numbers they compute. So there are three kinds, all on arrays made once: ``maximum`` (with its like,
+``minimum`` and ``add``), a matrix product and a read. What calls not made yet, the depth, the bias and the round's own
+numbers add to the first layer is summed beforehand; only the difference of the two outputs is computed.
 """
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,42 +24,35 @@ ZERO = np.zeros((), dtype=np.float32)
 
 
 class Stepwise:
-    """Outputs of a network with ReLU layers at the states of one text, one after the other.
+    """What continuing is worth over stopping, at the states of one text, one after the other.
 
     Args:
         spec: the observation.
-        layers: (weight [in, out], bias [out]) float32 of each layer, the last with 2 outputs [stop, continue].
+        layers: (weight [in, out], bias [out]) float32 of each layer of a network with ReLU between them, the last with
+            2 outputs [stop, continue].
     """
 
     def __init__(self, spec: ObservationSpec, layers: Sequence[Layer]) -> None:
         called = [part for part in spec.parts if part.per_call]
         rooted = [part for part in spec.parts if not part.per_call and part.name != "depth"]
+        layers = [*layers[:-1], _difference(*layers[-1])]
         weight, bias = layers[0]
-        self._max_depth, self._shapes = spec.max_depth, _shapes(spec)
-        self._after = _after(spec, called, weight, bias)
+        self._shapes = _shapes(spec)
         # Numbers of a call lie together, and calls so that those shown are neighbours, in the order of their weights.
-        rows = [
-            part.start + shown * part.width + np.arange(part.width) for shown in range(spec.calls) for part in called
-        ]
+        rows = [_places(part) + shown * part.width for shown in range(spec.calls) for part in called]
         shown_weight = _rows(weight, rows)
         width = sum(part.width for part in called)
         numbers = np.zeros(spec.max_depth * width, dtype=np.float32)
-        # Where every call has its own place, what the calls so far add up to is kept: each is multiplied once. Where
-        # the newest stands first, weights change with every call, and all that are shown are multiplied together.
-        self._sums = np.zeros((spec.max_depth + 1, len(bias)), np.float32) if spec.newest is None else None
-        self._calls, self._windows = [], [(numbers[:0], shown_weight[:0])]
+        self._calls, self._windows = list[_Block](), [(numbers[:0], shown_weight[:0])]
         for call in range(1, spec.max_depth + 1):
-            own = call - 1 if spec.newest is None else spec.max_depth - call
-            block = numbers[own * width : (own + 1) * width]
-            self._calls.append(_Block(called, block))
-            if spec.newest is None:
-                self._windows.append((block, shown_weight[own * width : (own + 1) * width]))
-            else:
-                shown = min(call, spec.calls) * width
-                self._windows.append((numbers[own * width : own * width + shown], shown_weight[:shown]))
+            own, first = (call - 1, 0) if spec.newest is None else (spec.max_depth - call,) * 2
+            shown = min(call, spec.calls) * width
+            self._calls.append(_Block(called, numbers[own * width : (own + 1) * width], call - 1))
+            self._windows.append((numbers[first * width : first * width + shown], shown_weight[:shown]))
         root = np.zeros(sum(part.width for part in rooted), dtype=np.float32)
         self._root, self._root_weight = _Block(rooted, root), _rows(weight, [_places(part) for part in rooted])
         self._of_root = np.zeros_like(bias)
+        self._after = _after(spec, called, weight, bias)
         # Each layer's outputs, and a 1 behind them that the next layer's bias is multiplied with.
         values = [np.ones(len(bias) + 1, dtype=np.float32) for _, bias in layers]
         self._first, self._last = values[0][:-1], values[-1][:-1]
@@ -68,55 +63,42 @@ class Stepwise:
         self._seen: Look | None = None
         self._known = 0
 
-    def outputs(self, state: DraftState) -> Array | None:
-        """Action values or logits at a state: [2], stop and continue; valid until the next state.
-
-        NaN in what is seen makes NaN of both.
+    def margin(self, state: DraftState) -> float | None:
+        """The network's second output (continue) minus its first (stop) at a state.
 
         Returns:
-            None where the state does not hold what the observation needs, in the shapes that it needs.
+            NaN where there is NaN in what is seen; None where the state does not hold what the observation needs, in
+            the shapes that it needs.
         """
         seen, depth = state.look(check=False), state.depth
         if seen is not self._seen and not self._begin(seen):
             return None
-        if depth > self._known:
-            self._read(depth, seen)
-        first = self._first
-        if self._sums is not None:
-            np.add(self._sums[depth], self._after[depth], out=first)
-        else:
-            numbers, weight = self._windows[depth]
-            np.dot(numbers, weight, out=first)
-            np.add(first, self._after[depth], out=first)
+        while self._known < depth:
+            self._calls[self._known].fill()
+            self._known += 1
+        numbers, weight = self._windows[depth]
+        numbers.dot(weight, self._first)
+        np.add(self._first, self._after[depth], out=self._first)
         if len(self._root_weight):
-            np.add(first, self._of_root, out=first)
+            np.add(self._first, self._of_root, out=self._first)
         for before, weight, after in self._steps:
             np.maximum(before, ZERO, out=before)  # lets NaN through
-            np.dot(before, weight, out=after)
-        return self._last
-
-    def _read(self, depth: int, seen: Look) -> None:
-        """Take in the calls up to ``depth`` that were not seen yet."""
-        confidences, features = seen
-        for call in range(self._known, depth):
-            self._calls[call].fill_call(call, confidences, features)
-            if self._sums is not None:
-                numbers, weight = self._windows[call + 1]
-                np.dot(numbers, weight, out=self._sums[call + 1])
-                np.add(self._sums[call + 1], self._sums[call], out=self._sums[call + 1])
-        self._known = depth
+            before.dot(weight, after)
+        return self._last.item()
 
     def _begin(self, seen: Look) -> bool:
         """Another round, or a state from elsewhere: whether it holds what the observation needs."""
-        confidences, features = seen
-        self._seen, self._known = None, 0
-        for name, shape in self._shapes:
-            values = confidences if name == "confidences" else features.get(name)
-            if values is None or np.shape(values) != shape:
-                return False
+        before, self._seen, self._known = self._seen, None, 0
+        if before is None or seen[0] is not before[0] or seen[1] is not before[1]:  # a text's rounds share arrays
+            for name, shape in self._shapes:
+                values = seen[0] if name == "confidences" else seen[1].get(name)
+                if values is None or np.shape(values) != shape:
+                    return False
+            for block in (*self._calls, self._root):
+                block.read_from(*seen)
         if len(self._root_weight):
-            self._root.fill(features)
-            np.dot(self._root.numbers, self._root_weight, out=self._of_root)
+            self._root.fill()
+            self._root.numbers.dot(self._root_weight, self._of_root)
         self._seen = seen
         return True
 
@@ -127,36 +109,42 @@ class _Block:
     Args:
         parts: of the observation, side by side.
         numbers: [sum of their widths] where they go.
+        call: which call's, from 0; None: the round's.
     """
 
-    def __init__(self, parts: Sequence[Part], numbers: Array) -> None:
+    def __init__(self, parts: Sequence[Part], numbers: Array, call: int | None = None) -> None:
         self.numbers = numbers
+        self._call = call
         widths = [part.width for part in parts]
-        self._low, self._high = (
+        low, self._high = (
             np.repeat(np.array([getattr(part, of) for part in parts], np.float32), widths) for of in ("low", "high")
         )
-        self._confidences, self._named = None, list[tuple[str, Array, Array]]()
-        for part, end in zip(parts, np.cumsum(widths).tolist(), strict=True):
-            into, low = (array[end - part.width : end] for array in (numbers, self._low))
-            if part.name == "confidences":
-                self._confidences = into, low
-            else:
-                self._named.append((part.name, into, low))
+        ends = np.cumsum(widths).tolist()
+        self._parts = [
+            (part.name, low[end - part.width : end], numbers[end - part.width : end])
+            for part, end in zip(parts, ends, strict=True)
+        ]
+        self._read = list[tuple[NDArray[Any], Array, Array]]()
 
-    def fill_call(self, call: int, confidences: NDArray[np.floating], features: FeatureValues) -> None:
-        """Write what a call, counted from 0, told: cut as an observation holds it."""
-        if self._confidences is not None:
-            into, low = self._confidences
-            np.maximum(confidences[call], low, out=into)  # lets NaN through, as ``minimum`` does
-        for name, into, low in self._named:
-            np.maximum(features[name][call], low, out=into)
+    def read_from(self, confidences: NDArray[np.floating], features: FeatureValues) -> None:
+        """What is written from here on comes from these arrays."""
+        self._read = []
+        for name, low, into in self._parts:
+            values = confidences if name == "confidences" else features[name]
+            self._read.append((values if self._call is None else values[self._call, ...], low, into))
+
+    def fill(self) -> None:
+        """Write the numbers as they are now, cut as an observation holds them."""
+        for values, low, into in self._read:
+            np.maximum(values, low, out=into)  # lets NaN through, as ``minimum`` does
         np.minimum(self.numbers, self._high, out=self.numbers)
 
-    def fill(self, features: FeatureValues) -> None:
-        """Write what is known of the round."""
-        for name, into, low in self._named:
-            np.maximum(features[name], low, out=into)
-        np.minimum(self.numbers, self._high, out=self.numbers)
+
+def _difference(weight: Array, bias: Array) -> Layer:
+    """The last layer with its second output minus its first as the only one."""
+    wide = np.vstack((weight, bias)).astype(np.float64)
+    difference = (wide[:, 1:] - wide[:, :1]).astype(np.float32)
+    return difference[:-1], difference[-1]
 
 
 def _shapes(spec: ObservationSpec) -> list[tuple[str, tuple[int, ...]]]:

@@ -56,6 +56,9 @@ class RoundReading:
         dim = feature_dim if ROOT in features else 0
         together = torch.zeros(max(1, max_depth), texts, dim + self._ends[-1])
         self._first, self._root, self._calls = together[0], together[0, :, :dim], together[:max_depth, :, dim:]
+        # Where confidences are all that is told, they are rounded in memory that is there: as tensor and as array.
+        self._alone = together.shape[2] == top_k
+        self._rounded: Tensor | None = None
         numbers = self._calls.numpy().swapaxes(0, 1)
         self.confidences: NDArray[np.float32] = numbers[:, :, :top_k]
         self.features: dict[str, NDArray[Any]] = {
@@ -78,6 +81,9 @@ class RoundReading:
         if texts != self._texts:
             self._texts = texts
             self._into = [self._root[:texts], *(call[:texts] for call in self._calls)]
+            if self._alone:
+                self._rounded = torch.zeros(texts, self._ends[0], dtype=torch.float16)
+                self._narrow, self._wide = self._rounded.numpy(), [into.numpy() for into in self._into]
         self._unread: list[_Noted] = []
         self._unchecked: list[_Noted] = []
         self._looks: list[Look] = [(confidences, features) for confidences, features in self._views[:texts]]
@@ -153,7 +159,12 @@ class RoundReading:
         unread, self._unread = self._unread, []
         self._unchecked += unread
         if len(unread) == 1 and not more and unread[0].rows is None:
-            self._into[unread[0].call].copy_(packed(unread[0].parts))
+            call, _, told = unread[0]
+            if self._rounded is None:
+                self._into[call].copy_(packed(told))
+            else:
+                self._rounded.copy_(told[0])
+                self._wide[call][:] = self._narrow
             return []
         if not more and [noted[:2] for noted in unread] == [(0, None), (1, None)]:  # a round's first look
             self._first[: self._texts].copy_(packed([*unread[0].parts, *unread[1].parts]))

@@ -3,6 +3,7 @@
 import copy
 import gzip
 import json
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -88,6 +89,34 @@ def test_what_was_read_before_does_not_matter() -> None:
     assert [policy.act(state) for state in states] == fresh
     assert 0 < sum(fresh) < len(fresh)
     assert copy.deepcopy(policy).weights["lstm.weight_hh_l0"] is policy.weights["lstm.weight_hh_l0"]
+
+
+def test_a_round_is_read_level_by_level_into_the_same_arrays() -> None:
+    trace = make_trace(prompts=2, new_tokens=20)
+    policy = RadarPolicy("r", make_weights(top_k=10, states=trace.confidences))
+    expected, told = policy.stop_probability(trace.confidences), trace.confidences[0].copy()
+
+    def rounds() -> float:  # as ``RoundReading`` tells them: in the same memory, another tuple in each
+        furthest = 0.0
+        for row, confidences in enumerate(trace.confidences[:20]):
+            told[:] = np.nan
+            look = (told, {})
+            for depth in (1, 2, 2, 5, 4, 8):  # calls in turn, passed over, and asked again
+                told[:depth] = confidences[:depth]
+                state = DraftState(row, depth, 8, told, look=lambda check, look=look: look)
+                furthest = max(furthest, abs(policy.stop_probability_of(state) - expected[row, depth - 1]))
+        return furthest
+
+    assert rounds() < 1e-5
+    tracemalloc.start()
+    rounds()
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2048  # bytes
+    told[:3] = np.nan
+    with pytest.raises(InputError, match="NaN"):
+        policy.act(DraftState(0, 3, 8, told))
+    assert policy.stop_probability_of(DraftState(0, 8, 8, trace.confidences[0])) == pytest.approx(expected[0, 7])
 
 
 def test_sampled_stops_come_as_often_as_their_probability_says() -> None:

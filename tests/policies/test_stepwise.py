@@ -44,7 +44,7 @@ def torch_outputs(policy: LearnedPolicy, observation: np.ndarray) -> np.ndarray:
     ],
     ids=lambda value: f"{len(value.features)}-{value.newest}" if isinstance(value, ObservationSpec) else str(value),
 )
-def test_outputs_are_those_of_the_network_over_the_observation(spec: ObservationSpec, hidden: tuple[int, ...]) -> None:
+def test_margins_are_those_of_the_network_over_the_observation(spec: ObservationSpec, hidden: tuple[int, ...]) -> None:
     policy, (confidences, features) = network(spec, hidden), made_up(20, spec)
     stepwise = Stepwise(spec, policy.layers)
     for row in range(20):
@@ -54,9 +54,9 @@ def test_outputs_are_those_of_the_network_over_the_observation(spec: Observation
             alone = {name: values[row : row + 1] for name, values in features.items()}
             observed = spec.build(confidences[row : row + 1], np.array([depth]), alone)
             state = DraftState(0, depth, 4, confidences[row], features=of_row, look=lambda check, look=look: look)
-            found = stepwise.outputs(state)
+            found, (stop, go) = stepwise.margin(state), torch_outputs(policy, observed)[0]
             assert found is not None
-            np.testing.assert_allclose(found, torch_outputs(policy, observed)[0], atol=1e-5, rtol=1e-5)
+            np.testing.assert_allclose(found, go - stop, atol=1e-5, rtol=1e-5)
             continues = policy.continues(States(confidences[row : row + 1], np.array([depth]), alone))[0]
             assert (policy.act(DraftState(0, depth, 4, confidences[row], features=of_row)) == CONTINUE) == continues
 
@@ -108,15 +108,20 @@ def test_nothing_of_one_text_reaches_another() -> None:
 def test_a_decision_makes_no_arrays() -> None:
     spec = ObservationSpec(4, 3, EVERYTHING, feature_dim=64, newest=2)
     policy, (confidences, features) = network(spec, (256, 256)), made_up(8, spec)
-    states = []
-    for row in range(8):
-        look = (confidences[row], {name: values[row] for name, values in features.items()})
-        states += [DraftState(0, depth, 4, confidences[row], look=lambda check, look=look: look) for depth in DEPTHS]
-    for state in states:
-        policy.act(state)  # makes them
+    told = (confidences[0].copy(), {name: np.array(values[0]) for name, values in features.items()})
+
+    def rounds() -> None:  # as ``RoundReading`` tells them: in the same memory, another tuple in each
+        for row in range(8):
+            told[0][:] = confidences[row]
+            for name, values in features.items():
+                told[1][name][...] = values[row]
+            look = (told[0], told[1])
+            for depth in DEPTHS:
+                policy.act(DraftState(0, depth, 4, told[0], look=lambda check, look=look: look))
+
+    rounds()  # makes them
     tracemalloc.start()
-    for state in states:
-        policy.act(state)
+    rounds()
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 1024  # bytes; a row of the first layer's outputs alone are as many
