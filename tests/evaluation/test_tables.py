@@ -6,7 +6,7 @@ from rich.console import Console
 from synthetic_trace import HARDWARE
 
 from radar_rl.evaluation.compare import comparison, contenders
-from radar_rl.evaluation.report import print_comparison
+from radar_rl.evaluation.tables import print_comparison
 from radar_rl.offline.tuning import tune_rules
 from radar_rl.offline.walk import Outcomes
 from radar_rl.policies.threshold import ConfidenceThreshold
