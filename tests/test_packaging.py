@@ -41,7 +41,7 @@ def test_the_wheel_holds_what_the_links_lead_to(repository: Path, wheel: Path) -
         assert files
         assert {f"radar_rl/{path.relative_to(repository)}" for path in files} <= held
     assert {f"radar_rl/zoo/pocket/{part}/model.safetensors" for part in ("target", "draft")} <= held
-    assert "radar_rl/py.typed" in held
+    assert {"radar_rl/py.typed", "radar_rl/evaluation/report/page.html.jinja"} <= held
     assert {path for path in held if path.startswith("hydra_plugins/")} == {
         "hydra_plugins/radar_rl_optuna_sweeper.py",
         "hydra_plugins/radar_rl_ray_launcher.py",

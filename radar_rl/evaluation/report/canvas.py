@@ -38,7 +38,7 @@ SOFT = ROLES["soft"][0]
 WIDE, NARROW = 7.2, 3.5  # inches: of a screen's column, of a phone's
 DPI = 160
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
     "font.size": 9,
@@ -91,7 +91,7 @@ class Picture:
             figure = self.draw(WIDE)
             figure.suptitle(folded(self.title, 88, 3), fontsize=11, fontweight="bold", x=0.012, ha="left")
             path = folder / f"{self.name}.png"
-            figure.savefig(path, dpi=DPI, metadata={"Software": None})
+            figure.savefig(path, dpi=DPI, bbox_inches="tight", pad_inches=0.12, metadata={"Software": None})
         return path
 
     def svg(self, width: float) -> str:

@@ -48,7 +48,7 @@ def gains_picture(judged: Sequence[Row], best: Row) -> Picture:
         axes.spines["left"].set_visible(False)
         axes.set_ylim(len(rows) - 0.4, -0.6)
         low, high = axes.dataLim.intervalx
-        room = (0.12 if wide else 0.28) * (high - low)
+        room = (0.12 if wide else 0.36) * (high - low)
         axes.set_xlim(low - (room if low < 0 else 0.1 * room), high + room)
         axes.grid(axis="x")
         percents(axes.xaxis)

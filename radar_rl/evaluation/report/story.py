@@ -134,7 +134,7 @@ def machines_table(evaluated: Evaluated, machine: HardwareProfile) -> Table | No
             )
         )
     return Table(
-        "The same trace priced for each machine, with the best policy there",
+        "The same trace priced for each machine, with the best policy there (*: trained for another)",
         head,
         body,
         [evaluated.machines.index(machine)],
@@ -142,8 +142,8 @@ def machines_table(evaluated: Evaluated, machine: HardwareProfile) -> Table | No
 
 
 def _elsewhere(row: Row) -> str:
-    """That a policy was trained for another machine than the row's, if it was."""
-    return "" if row["trained_for"] in (None, row["hardware"]) else f", trained for {row['trained_for']}"
+    """A mark of policies that were trained for another machine than the row's."""
+    return "" if row["trained_for"] in (None, row["hardware"]) else "*"
 
 
 def _between(row: Row) -> str:
