@@ -38,7 +38,7 @@ def gains_picture(judged: Sequence[Row], best: Row) -> Picture:
         wide = width == WIDE
         figure, axes = panel(width, (0.75 if wide else 0.7) + (0.27 if wide else 0.36) * len(rows))
         for place, row in enumerate(rows):
-            _gain(axes, place, row, row["policy"] == best["policy"])
+            _gain(axes, place, row, row["policy"] == best["policy"], 1.0 if wide else 0.5)
         axes.axvline(0, color=INK, lw=1.2)
         axes.set_yticks(range(len(rows)), [folded(name, 30 if wide else 15, 2) for name in names])
         for tick, row in zip(axes.get_yticklabels(), rows, strict=True):
@@ -85,13 +85,13 @@ def _said(row: Row, rows: Sequence[Row]) -> str:
     return f"{_name(row, rows)}: {signed_percent(row['speedup_static'] - 1)}{between}"
 
 
-def _gain(axes: Axes, place: int, row: Row, main: bool) -> None:
+def _gain(axes: Axes, place: int, row: Row, main: bool, dot: float) -> None:
     gain, low, high = (None if row[name] is None else row[name] - 1 for name in _FIGURES)
     colour: Any = COLOURS[row["kind"]]
     assert gain is not None
     if low is not None and high is not None:
         axes.plot([low, high], [place, place], color=colour, lw=5 if main else 3.5, alpha=0.35, solid_capstyle="butt")
-    axes.plot(gain, place, "o", color=colour, ms=7 if main else 5.5, mec=SURFACE, mew=0.8, zorder=4)
+    axes.plot(gain, place, "o", color=colour, ms=dot * (7 if main else 5.5), mec=SURFACE, mew=0.8 * dot, zorder=4)
     end = (low if gain < 0 else high) if low is not None else gain
     axes.annotate(
         signed_percent(gain),
