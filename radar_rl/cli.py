@@ -30,6 +30,7 @@ VERBS = {
     "train": "radar_rl.offline.train:train",
     "evaluate": "radar_rl.evaluation.evaluate:evaluate",
     "compare": "radar_rl.evaluation.compare_runs:compare",
+    "report": "radar_rl.evaluation.report.report:report",
     "ope": "radar_rl.evaluation.ope:ope",
     "export": "radar_rl.evaluation.export:export",
     "decode": "radar_rl.runtime.decode:decode",
@@ -63,7 +64,7 @@ HYDRA_FLAGS = ("-m", "--multirun", "-c", "--cfg", "-p", "--package", "--resolve"
 # What only an extra installs, by the name it is imported under.
 EXTRAS = {
     **dict.fromkeys(("d3rlpy", "gymnasium", "matplotlib", "polars", "pyarrow", "scipy"), "train"),
-    **dict.fromkeys(("filelock", "psutil", "structlog", "tokenizers", "wandb"), "train"),
+    **dict.fromkeys(("filelock", "jinja2", "psutil", "structlog", "tokenizers", "wandb"), "train"),
     "ray": "scale",
     "optuna": "tune",
     **dict.fromkeys(("minari", "moviepy", "stable_baselines3"), "rl"),

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 Verb = Callable[..., object]
 
-# configs/hardware is a folder, so Hydra would read ``hardware=FILE`` as the choice of a group's member. The value
-# travels one level down instead and comes back up in ``checked``.
-PLAIN_KEYS = ("hardware",)
+# configs/hardware and configs/sweep are folders, so Hydra would read ``hardware=FILE`` as the choice of a group's
+# member. The value travels one level down instead and comes back up in ``checked``.
+PLAIN_KEYS = ("hardware", "sweep")
 
 MAX_NAME = 150  # characters of a job's folder; filesystems allow 255 bytes
 

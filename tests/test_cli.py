@@ -50,6 +50,9 @@ def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Calls]:
     def evaluate(**settings: Any) -> None:
         noted.append(settings)
 
+    def report(**settings: Any) -> None:
+        noted.append(settings)
+
     def decode(**settings: Any) -> None:
         noted.append(settings)
 
@@ -66,7 +69,7 @@ def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Calls]:
         raise PermissionError(13, "Permission denied", settings["out"])
 
     module = types.ModuleType("stub_verbs")
-    for function in (train, evaluate, decode, profile, export, collect, rollout):
+    for function in (train, evaluate, report, decode, profile, export, collect, rollout):
         function.__globals__["noted"] = noted
         setattr(module, function.__name__, function)
         monkeypatch.setitem(cli.VERBS, function.__name__, f"stub_verbs:{function.__name__}")
@@ -105,6 +108,8 @@ def test_a_verb_gets_plain_values(calls: Calls) -> None:
 def test_hardware_is_a_plain_value_though_its_folder_is_a_group(calls: Calls, value: str) -> None:
     assert cli.main(["train", "traces=x", "out=y", f"hardware={value}"]) == 0
     assert calls[0]["hardware"] == value
+    assert cli.main(["report", "traces=x", "out=y", f"hardware={value}", f"sweep={value}"]) == 0
+    assert (calls[1]["hardware"], calls[1]["sweep"], calls[1]["evaluation"]) == (value, value, None)
 
 
 def test_a_command_from_python_returns_what_its_verb_found(

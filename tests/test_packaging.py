@@ -41,7 +41,8 @@ def test_the_wheel_holds_what_the_links_lead_to(repository: Path, wheel: Path) -
         assert files
         assert {f"radar_rl/{path.relative_to(repository)}" for path in files} <= held
     assert {f"radar_rl/zoo/pocket/{part}/model.safetensors" for part in ("target", "draft")} <= held
-    assert {"radar_rl/py.typed", "radar_rl/benchmarks/published.json"} <= held
+    files = ("py.typed", "benchmarks/published.json", "evaluation/report/page.html.jinja")
+    assert {f"radar_rl/{name}" for name in files} <= held
     assert {path for path in held if path.startswith("hydra_plugins/")} == {
         "hydra_plugins/radar_rl_optuna_sweeper.py",
         "hydra_plugins/radar_rl_ray_launcher.py",

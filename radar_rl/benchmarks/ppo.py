@@ -17,7 +17,7 @@ from radar_rl.envs.replay import sample_traces
 from radar_rl.envs.stable_baselines import stable_baselines3
 from radar_rl.errors import InputError, check_whole
 from radar_rl.evaluation.compare import ALL_TASKS, Contender, comparison
-from radar_rl.evaluation.report import print_comparison
+from radar_rl.evaluation.tables import print_comparison
 from radar_rl.offline.algorithms import settings_of
 from radar_rl.offline.fit import one_thread
 from radar_rl.offline.ppo import PPOLearner, Replayed

@@ -37,6 +37,7 @@ FACTS = {
     "steps": pl.Int64,
     "batch_size": pl.Int64,
     "data_hash": pl.String,
+    "run": pl.String,
 }
 
 SCHEMA = {

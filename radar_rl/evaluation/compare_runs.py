@@ -12,8 +12,8 @@ from radar_rl.errors import ConfigError, InputError
 from radar_rl.evaluation.compare import ALL_TASKS
 from radar_rl.evaluation.evaluate import evaluate
 from radar_rl.evaluation.groups import Group, grouped, spread
-from radar_rl.evaluation.report import WIDTH
 from radar_rl.evaluation.runs_picture import draw_runs
+from radar_rl.evaluation.tables import WIDTH
 from radar_rl.folders import made_folder
 from radar_rl.offline.results import SCHEMA, result_row, runs_in, write_table
 

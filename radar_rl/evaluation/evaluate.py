@@ -15,9 +15,9 @@ from radar_rl.evaluation.decision import decision_microseconds
 from radar_rl.evaluation.halves import Halves, rule_columns
 from radar_rl.evaluation.picture import draw_comparison
 from radar_rl.evaluation.profiles import Hardware, profiles, slug
-from radar_rl.evaluation.report import print_comparison
 from radar_rl.evaluation.retarget import draw_retargeting, print_retargeting, retargetings
 from radar_rl.evaluation.statistics import MIN_PROMPTS, MIN_RESAMPLES
+from radar_rl.evaluation.tables import print_comparison
 from radar_rl.evaluation.trained import Trained, agreed_tree_size, check_fits, run_names, seen_features
 from radar_rl.folders import made_folder
 from radar_rl.offline.ranges import SEED, SHARE, at_least, check_value

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from radar_rl.evaluation.agreement import MIN_POLICIES, Agreement
-from radar_rl.evaluation.report import told_wide
+from radar_rl.evaluation.tables import told_wide
 
 # From so many policies on, the better half of them is looked at by itself.
 MANY_POLICIES = 2 * MIN_POLICIES

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from radar_rl.evaluation.compare import MEAN_OF_TASKS, headline
 from radar_rl.evaluation.groups import SETTINGS, grouped
-from radar_rl.evaluation.report import told_wide
+from radar_rl.evaluation.tables import told_wide
 
 
 @dataclass(frozen=True)

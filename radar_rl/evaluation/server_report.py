@@ -6,9 +6,9 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from radar_rl.evaluation.report import told_wide
 from radar_rl.evaluation.servers import Server
 from radar_rl.evaluation.serving import Tuned
+from radar_rl.evaluation.tables import told_wide
 from radar_rl.offline.walk import Walk
 from radar_rl.speculative.hardware import HardwareProfile
 

@@ -151,4 +151,5 @@ def run_facts(run: Run) -> dict[str, Any]:
     return {name: row.get(name) for name in FACTS} | {
         "trained_for": row["hardware"],
         "observation": ",".join(observation) if observation else None,
+        "run": run.folder.as_posix(),
     }

@@ -303,9 +303,14 @@ def walk_policy(outcomes: Outcomes, policy: Policy) -> Walk:
     return walk(outcomes, policy_depths(outcomes, policy), policy.pays_decisions, policy.asks_from)
 
 
-def walk_oracle(outcomes: Outcomes) -> Walk:
-    """Walk every text with the clairvoyant optimum, which pays for no decisions."""
+def best_depths(outcomes: Outcomes) -> NDArray[np.int8]:
+    """The depth at every row from which the rest of its text is emitted in the fewest seconds: [N] int8 in 1 … L."""
     depths = np.empty(len(outcomes.trace), dtype=np.int8)
     for piece, some in outcomes.pieces():
         depths[piece] = oracle_depths(some.seconds, some.next_row, some.trace.sequence)
-    return walk(outcomes, depths, pays_decisions=False)
+    return depths
+
+
+def walk_oracle(outcomes: Outcomes) -> Walk:
+    """Walk every text with the clairvoyant optimum, which pays for no decisions."""
+    return walk(outcomes, best_depths(outcomes), pays_decisions=False)
