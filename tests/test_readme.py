@@ -27,6 +27,9 @@ SMALL = {
     "bench decide": ["max_new_tokens=6", "max_depth=2", "repeats=1"],
     "bench hybrid": ["limit=2", "max_new_tokens=12", "max_depth=2", "resamples=100"],
     "bench hardware": ["hardware=[share_06,share_20]", "limit=6", "max_new_tokens=16", "steps=20", "resamples=100"],
+    "bench radar": [
+        *("limit=5", "max_new_tokens=8", "max_depth=2", "hardware=pocket_cpu", "steps=20", "passes=1", "resamples=100")
+    ],
     "bench collect": ["limit=1", "slow_limit=1", "max_new_tokens=8", "max_depth=3"],
     "bench features": ["max_new_tokens=12", "max_depth=2"],
     "bench ppo": ["seconds=0.5", "num_envs=16", "points=1"],
@@ -63,7 +66,7 @@ def commands(*, needing: bool) -> list[list[str]]:
 
 
 def test_the_readme_has_something_to_run() -> None:
-    assert {block.language for block in blocks()} == {"bash", "python"}
+    assert {block.language for block in blocks()} == {"bash", "python", "text"}
     assert {command[0] for command in commands(needing=False)} == {"make", "radar-rl"}
     typed = [" ".join(command[1:3]) + " " for command in commands(needing=False) if command[0] == "radar-rl"]
     verbs = {verb for verb in cli.VERBS for words in typed if words.startswith(f"{manual.spoken(verb)} ")}
