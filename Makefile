@@ -20,7 +20,7 @@ WORKERS ?= 2
 PYTEST = OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/pytest -n $(WORKERS) --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart check test test-full lock clean
+.PHONY: help install quickstart check test test-full coverage lock clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -74,6 +74,9 @@ test: check ## Everything CI runs: checks and all but the slow tests
 
 test-full: check ## All tests, slow ones included
 	$(PYTEST)
+
+coverage: check ## Like test, and which lines of the library no test runs (at least 90 % do)
+	$(PYTEST) -m 'not slow' --cov
 
 lock: $(READY) ## Write requirements.lock from .venv
 	@{ sed -n '/^#/p' requirements.lock; \
