@@ -116,7 +116,7 @@ plt.show()
 # After two or three hundred updates, a few seconds, all five have found most of what there is, and end close together.
 # On the way they stumble, some below the best fixed depth: what a network is trained on is not throughput, and a small
 # change of its values can flip the decision that matters most, the one after the first call. `direct` starts as
-# `fitted` does and changes its objective after a quarter of the updates; there it falls back to the fixed depth before
+# `fitted` does and changes its objective after a quarter of the updates; there it loses two thirds of its gain before
 # it rises again.
 
 # %% [markdown]
@@ -162,7 +162,12 @@ plt.show()
 # as good here as anything learned. It knows the cost of each call. The plain threshold does not, and gains less than
 # half as much.
 #
-# The oracle gains about three times as much as all of them. It knows the text, so part of that gap cannot be had.
+# The oracle gains three to four times as much as any of them. It knows the text, so part of that gap cannot be had.
+#
+# And one thing about the baseline: the fixed depth is tuned over depth, not over `tree_size`. All of the above verify
+# trees of up to 60 nodes, as collected. Where nodes cost, as on this machine, fewer of them bring as much as learning
+# to stop does: *export_and_decode* finds a fixed setting, three calls and 12 nodes, that is as fast as `cql` is here,
+# and `cql` trained for trees of 12 to be faster than both.
 
 # %%
 (
@@ -283,51 +288,60 @@ plt.show()
 # A policy is made for a machine. Taken to the other one it loses what it gained and more: against a fixed depth tuned
 # there it is slower, on the second machine beyond doubt. What is right after the first call is opposite there: where
 # trees of all sizes cost the same, the second call is nearly always worth it. Retraining took seconds and no
-# collection, and repairs it, for `cql` at least. `fitted` gains next to nothing where it should be at home; the next
-# section finds out why.
+# collection, and repairs it: at home both gain, if less on the second machine, where the interval of `cql` just reaches
+# zero. The best tuned rule is a little ahead on both machines, by less than the intervals reach.
 
 # %% [markdown]
 # ## Small data, and weights that decay
 #
-# `fitted` and `direct` come with a strong weight decay, 10, because on a few thousand positions with *many* features
-# (the models' hidden states among them) they learned the texts by heart without it. Here there are as few positions,
-# but the observation is small: 81 numbers. Does the decay still help? We train `fitted` for the second machine without
-# and with it, longer and longer, and look at both halves of the prompts. A replay is a line: `walk_policy`.
+# Weight decay keeps a network from learning its texts by heart, and how much of it is right depends on the data and on
+# what is seen. A few thousand positions with *many* features, the models' hidden states among them, need 10. Here there
+# are as few positions, but the observation is small: 81 numbers. The default of every algorithm that decays its
+# weights is 1. We train `fitted` for the second machine with next to none, with the default and with 10, longer and
+# longer. On one's own data no held-out prompt should have a say in such a choice, so `validation=0.2` keeps two in ten
+# of the other prompts from learning, and the run's record says what the policy brings on those. A replay is a line:
+# `walk_policy`.
 
 # %%
 # %%capture
-decays, lengths = (0.0001, 10), (100, 300, 900)
+decays, lengths = (0.0001, 1, 10), (60, 200, 600)
 for decay in decays:
     for steps in lengths:
         own = [f"algo.weight_decay={decay}", *settings, f"steps={steps}", f"out={work}/decay/{decay:g}-{steps}"]
-        run("train", "algo=fitted", there, *own)
+        run("train", "algo=fitted", there, "validation=0.2", *own)
 
 # %%
 gpu = HardwareProfile.from_mapping(load_run(work / "there" / "fitted").about["hardware"], "run")
 unseen = Outcomes.of(trace, gpu)  # the held-out texts, priced for the second machine
-figure, axes = plt.subplots(1, 2, figsize=(9, 2.9), sharey=True)
+figure, axes = plt.subplots(1, 3, figsize=(9, 2.9), sharey=True)
 for axis, decay in zip(axes, decays, strict=True):
     fitted = [load_run(work / "decay" / f"{decay:g}-{steps}") for steps in lengths]
     static = StaticDepth(fitted[0].about["best_static_depth"])
     base = fitted[0].about["best_static_tokens_per_second"], walk_policy(unseen, static).tokens_per_second
-    seen = [each.about["training_tokens_per_second"] / base[0] - 1 for each in fitted]
+    learned = [each.about["training_tokens_per_second"] / base[0] - 1 for each in fitted]
     kept = [walk_policy(unseen, each.policy).tokens_per_second / base[1] - 1 for each in fitted]
-    axis.plot(lengths, seen, "o--", ms=4, color=GREY, label="training prompts")
-    axis.plot(lengths, kept, "o-", ms=4, color=COLOURS["fitted"], label="held-out prompts")
-    axis.set(title=f"weight decay {decay:g}", xlabel="updates", xscale="log", ylim=(0, None))
+    axis.plot(lengths, learned, "o--", ms=4, color=GREY, label="learned from")
+    axis.plot(lengths, [each.about["validation_gain"] for each in fitted], "s-", ms=4, color=INK, label="validation")
+    axis.plot(lengths, kept, "o-", ms=4, color=COLOURS["fitted"], label="held out")
+    axis.axhline(0, color=INK, ls=":", lw=1.2)
+    axis.set(title=f"weight decay {decay:g}", xlabel="updates", xscale="log")
     axis.set_xticks(lengths, [str(steps) for steps in lengths])
     axis.minorticks_off()
 axes[0].yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
 axes[0].set_ylabel("against the tuned fixed depth")
-axes[0].legend(loc="upper left")
+axes[-1].legend(loc="center left", bbox_to_anchor=(1, 0.5), title="prompts")
 plt.show()
 
 # %% [markdown]
-# Not here. Without decay, training longer helps on both halves; they drift apart, the beginning of learning by heart,
-# but nothing is lost yet. With it the network is held so close to nothing (each update takes a fiftieth off every
-# weight) that more updates change little, and most of the gain is gone. So the decay is a setting that depends on the
-# data and on what is seen, not a law: `validation=0.2` keeps some training prompts apart and says which is better,
-# before any held-out prompt is looked at.
+# With 10 the network is held so close to nothing (at the peak learning rate an update takes a fiftieth off every
+# weight) that more updates help little: after 600 of them more than half of the gain on the held-out prompts is gone,
+# and on the validation prompts all of it. Next to no decay and the default are close together, and training longer
+# helps on all three kinds of prompts; of learning by heart there is no sign yet. With hidden states among what is seen
+# it is the other way round: in the README, on 2,200 positions, `fitted` gains 2.7 % with 10 and *loses* 10.8 % with
+# next to none. The default, 1, lies between, and costs little here.
+#
+# Would `validation=` have told? Yes: at every length it puts the three decays in the order of the held-out prompts. Its
+# level is another matter, it comes from seven prompts: look at differences between settings, not at the size of a gain.
 
 # %% [markdown]
 # ## What a log alone would have told
@@ -346,14 +360,15 @@ estimates = run("ope", f"traces={traces}", judged, here, *quick, f"out={work}/op
 pl.DataFrame(estimates).select("policy", "texts", "exact", "estimate", "error").with_columns(cs.float().round(2))
 
 # %% [markdown]
-# The estimates put the two in the right order, and that is what they are good for. Their size is another matter: what
-# they say is off by as much as algorithms differ here, and on new texts the learned policy looks better than it is.
+# The estimates put the two in the right order, and that is what they are good for. Their size is another matter: it
+# can be off by more than algorithms differ here, and on new texts the learned policy looks better than it is.
 # Choosing between the five by such estimates would be a lottery; it is the replay that can tell them apart.
 #
 # ## So, does it matter?
 #
 # Less than what surrounds it. Which algorithm learns moves the gain by a few points of a hundred, within the intervals
 # of twenty prompts. That a policy was made for *this* machine is worth ten and more; a strong decay that does not suit
-# the data costs most of the gain; and a rule that knows what a call costs comes out level with all of them. With more
+# the data costs most of the gain; a smaller tree can bring as much as a policy; and a rule that knows what a call costs
+# comes out level with all of them. With more
 # texts (`radar-rl collect`) and more to see (`features=[…]`) the differences can be measured: the README has those
 # tables.
