@@ -12,14 +12,14 @@ from typing import Any, Literal
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from rich.console import Console
 
 from radar_rl.benchmarks.banditspec_figures import ALONE, BANDITS, REPLAY, WARM_UP, figures
 from radar_rl.benchmarks.banditspec_picture import draw_throughput
 from radar_rl.benchmarks.banditspec_tables import WIDTH, differences, tables
 from radar_rl.benchmarks.experiment import Experiment, experiment, sized
 from radar_rl.benchmarks.published import published
-from radar_rl.benchmarks.round import machine
+from radar_rl.benchmarks.telling import machine
+from radar_rl.console import wide_console
 from radar_rl.errors import ConfigError, check_whole
 from radar_rl.offline.walk import Outcomes, walk_policy
 from radar_rl.policies import Exp3Spec, Policy, StaticDepth, UcbSpec
@@ -172,9 +172,7 @@ def bench_banditspec(
         found = figures(pl.DataFrame(work.rows, infer_schema_length=None))
         draw_throughput(found, f"{model['name']}, {where['device']}", work.folder / PICTURE)
         work.finish(figures=found.to_dicts(), labels=labels, machine={key: str(value) for key, value in where.items()})
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = WIDTH
+    console = wide_console(WIDTH)
     for shown in tables(found, labels, chosen["tasks"]):
         console.print(shown)
     console.print(differences(found, where, {**chosen, **told}))

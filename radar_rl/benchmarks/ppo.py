@@ -3,16 +3,15 @@
 Learning-to-Draft trains its depth policy with PPO on a target that decodes. On a replay the same takes seconds.
 """
 
-import json
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import polars as pl
-from rich.console import Console
 from rich.table import Table
 
-from radar_rl.benchmarks.round import WIDTH
+from radar_rl.benchmarks.telling import tell
+from radar_rl.console import wide_console
 from radar_rl.envs.replay import sample_traces
 from radar_rl.envs.stable_baselines import stable_baselines3
 from radar_rl.errors import InputError, check_whole
@@ -141,17 +140,10 @@ def bench_ppo(
         learner.model.learn(2**62, callback=curve)
     curve.measure()
     rows = _compared(outcomes, rules, learner.greedy(), curve.trained, seed)
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = WIDTH
     print(f"PPO online on replay, {num_envs} texts side by side")
-    console.print(_table(curve.points))
+    wide_console().print(_table(curve.points))
     print_comparison(rows, rules.static.name, f"{made.target.partition('@')[0]} + {made.draft.partition('@')[0]}")
-    if out is not None:
-        Path(out).parent.mkdir(parents=True, exist_ok=True)
-        figures = {"rows": rows.to_dicts(), "curve": [asdict(point) for point in curve.points]}
-        Path(out).write_text(json.dumps(figures, indent=2) + "\n")
-        print(f"bench ppo: written to {out}")
+    tell("bench ppo", (), {"rows": rows.to_dicts(), "curve": [asdict(point) for point in curve.points]}, out)
     return rows
 
 

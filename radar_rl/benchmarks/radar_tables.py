@@ -9,7 +9,7 @@ from rich.table import Table
 
 from radar_rl.benchmarks.live import ALONE
 from radar_rl.benchmarks.radar_figures import ORACLE, TUNED, Contest
-from radar_rl.benchmarks.round import machine
+from radar_rl.benchmarks.telling import in_line, machine
 from radar_rl.evaluation.compare import ALL_TASKS
 from radar_rl.evaluation.statistics import MIN_PROMPTS
 from radar_rl.speculative.pair import Pair
@@ -139,8 +139,7 @@ def differences(
     yield f"Replay: {contest.profile.name}; a decision costs what a network of the default size takes, RADAR's more."
     yield "Differences to the paper:"
     yield f"- target and heads: {pair.label}; theirs: {paper}."
-    here = ", ".join(f"{key} {value}" for key, value in machine(pair).items())
-    yield f"- machine: {here}; theirs: a GPU, which their repository does not name, float16."
+    yield f"- machine: {in_line(machine(pair))}; theirs: a GPU, which their repository does not name, float16."
     stand_ins = [f"{task} for {STANDS_IN[task]}" for task in settings["tasks"] if task in STANDS_IN]
     if stand_ins:
         yield f"- prompts: stand-ins of our own, {', '.join(stand_ins)}; the paper's sets come with size=full."

@@ -1,6 +1,5 @@
 """``radar-rl bench train``: updates a second on one thread, from our buffer and from d3rlpy's ``MDPDataset``."""
 
-import json
 import platform
 import statistics
 import time
@@ -13,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
 from radar_rl import __version__
-from radar_rl.benchmarks.round import WIDTH
+from radar_rl.benchmarks.telling import in_line, tell
 from radar_rl.envs.replay import sample_traces
 from radar_rl.errors import ConfigError, check_whole
 from radar_rl.offline.algorithms import ALGORITHMS, settings_of
@@ -204,20 +202,14 @@ def bench_train(
     data = walked(Outcomes.of(trace, profile), seed)
     with one_thread():
         speeds = measure(data, algos, batch_size=batch_size, updates=updates, repeats=repeats, seed=seed)
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = WIDTH
-    console.print(table(speeds, f"{traces or 'sample'}: updates per second, batches of {batch_size:,}, one thread"))
-    console.print(
+    shown: list[Table | str] = [
+        table(speeds, f"{traces or 'sample'}: updates per second, batches of {batch_size:,}, one thread"),
         f"{speeds.transitions:,} transitions of {data.source.size} numbers; a batch takes {speeds.buffer_ms:.2f} ms, "
-        f"from MDPDataset {speeds.mdp_dataset_ms:.2f} ms ({speeds.mdp_dataset_ms / speeds.buffer_ms:.0f}×)"
-    )
-    console.print(", ".join(f"{key} {value}" for key, value in machine().items()))
-    if out is not None:
-        settings = {"traces": traces or "sample", "batch_size": batch_size, "updates": updates, "repeats": repeats}
-        Path(out).parent.mkdir(parents=True, exist_ok=True)
-        Path(out).write_text(json.dumps({**machine(), **settings, **asdict(speeds)}, indent=2) + "\n")
-        print(f"bench train: written to {out}")
+        f"from MDPDataset {speeds.mdp_dataset_ms:.2f} ms ({speeds.mdp_dataset_ms / speeds.buffer_ms:.0f}×)",
+        in_line(machine()),
+    ]
+    settings = {"traces": traces or "sample", "batch_size": batch_size, "updates": updates, "repeats": repeats}
+    tell("bench train", shown, {**machine(), **settings, **asdict(speeds)}, out)
     return speeds
 
 

@@ -10,6 +10,7 @@ import polars as pl
 from rich.console import Console
 from rich.table import Table
 
+from radar_rl.console import wide_console
 from radar_rl.rollouts.manifest import DataSet
 from radar_rl.rollouts.reading import trace_parts, trace_settings
 from radar_rl.rollouts.storage import Store
@@ -59,10 +60,7 @@ def describe(*, traces: str, tree_size: int | None) -> Description:
         TraceError: the folder holds no trace, or a file is damaged.
     """
     described = description(traces, tree_size=tree_size)
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = WIDTH  # a log or a pipe has no width of its own
-    print_description(described, traces, console)
+    print_description(described, traces, wide_console(WIDTH))
     return described
 
 
