@@ -5,7 +5,6 @@ Learning-to-Draft trains its depth policy with PPO on a target that decodes. On 
 
 import time
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import polars as pl
 from rich.table import Table
@@ -28,7 +27,7 @@ from radar_rl.policies.observation import ObservationSpec
 from radar_rl.rollouts import held_out as is_held_out
 from radar_rl.rollouts import load_trace
 from radar_rl.rollouts.reward import Reward
-from radar_rl.runtime.profiler import resolve_hardware
+from radar_rl.runtime.profiler import named_hardware
 
 
 @dataclass(frozen=True)
@@ -127,9 +126,7 @@ def bench_ppo(
     train = load_trace(folder, keep=lambda texts: ~is_held_out(texts.prompt_id, held_out))
     test = load_trace(folder, keep=lambda texts: is_held_out(texts.prompt_id, held_out))
     made = train.settings
-    profile = resolve_hardware(
-        hardware, Path(), {}, max_depth=made.max_depth, top_k=made.top_k, tree_size=made.tree_size
-    )
+    profile = named_hardware(hardware)
     to_learn, outcomes = Outcomes.of(train, profile), Outcomes.of(test, profile)
     rules = tune_rules(to_learn, ["threshold"])
     problem = Replayed(to_learn, ObservationSpec(made.max_depth, made.top_k), Reward("throughput"), "sequence")

@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import version
 from itertools import cycle
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,7 +30,7 @@ from radar_rl.offline.walk import Outcomes
 from radar_rl.progress import track
 from radar_rl.rollouts import load_trace
 from radar_rl.rollouts.reward import Reward
-from radar_rl.runtime.profiler import resolve_hardware
+from radar_rl.runtime.profiler import named_hardware
 
 FIXED = 8
 """Batches that lie in memory for updates alone; they come round again."""
@@ -195,10 +194,7 @@ def bench_train(
         check_whole(name, value, 1)
     check_value("seed", seed, SEED)
     trace = load_trace(sample_traces() if traces is None else traces)
-    made = trace.settings
-    profile = resolve_hardware(
-        hardware, Path(), {}, max_depth=made.max_depth, top_k=made.top_k, tree_size=made.tree_size
-    )
+    profile = named_hardware(hardware)
     data = walked(Outcomes.of(trace, profile), seed)
     with one_thread():
         speeds = measure(data, algos, batch_size=batch_size, updates=updates, repeats=repeats, seed=seed)

@@ -168,6 +168,15 @@ def resolve_hardware(
                 out=str(cache), model=model, max_depth=max_depth, top_k=top_k, tree_size=tree_size, repeats=10, seed=0
             )
         return HardwareProfile.load(cache)
+    return named_hardware(value)
+
+
+def named_hardware(value: str) -> HardwareProfile:
+    """The profile of a file, or of a name that ships.
+
+    Raises:
+        ConfigError: it is neither.
+    """
     if value in configs.choices("hardware"):
         return HardwareProfile.from_mapping(configs.load("hardware", value), f"configs/hardware/{value}.yaml")
     if not Path(value).is_file():

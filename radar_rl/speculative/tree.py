@@ -246,9 +246,7 @@ class TreeGrowth:
         further, head = self.further, self.head
         more = () if further is None else (of(self.scores[:, :first]), *further.inputs(which))
 
-        def after(
-            output: Tensor, log_probs: Tensor, before: Tensor, ancestors: Tensor, *more: Tensor
-        ) -> Outputs:
+        def after(output: Tensor, log_probs: Tensor, before: Tensor, ancestors: Tensor, *more: Tensor) -> Outputs:
             best = log_probs.topk(k, dim=-1)  # [B, k, k]
             scores = (best.values + before[:, :, None]).flatten(1)  # [B, k²]
             tokens = head.draft_to_target[best.indices].flatten(1)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -172,31 +173,12 @@ def _lines(axes: Axes, prices: Prices, lines: Sequence[Line], width: float) -> N
     _labels(axes, lines, shares, width)
     if shares[0] <= prices.own <= shares[-1]:
         axes.axvline(prices.own, color=LINE, lw=1, zorder=1)
-        axes.annotate(
-            f"here: {percent(prices.own)}",
-            (prices.own, 0.985),
-            xycoords=("data", "axes fraction"),
-            xytext=(4, 0),
-            textcoords="offset points",
-            va="top",
-            fontsize=8.5,
-            color=MUTED,
-            bbox=patch(),
-        )
+        _note(axes, f"here: {percent(prices.own)}", prices.own, 0.985, va="top", xytext=(4, 0), fontsize=8.5)
     shown: list[int] = []
     for share, depth in zip(shares[:-1], prices.tuned(), strict=False):
         if depth not in shown:
-            axes.annotate(
-                str(depth) if shown else f"depth {depth}",
-                (share, 0.015),
-                xycoords=("data", "axes fraction"),
-                xytext=(3, 0),
-                textcoords="offset points",
-                va="bottom",
-                fontsize=8,
-                color=MUTED,
-                bbox=patch(),
-            )
+            words = str(depth) if shown else f"depth {depth}"
+            _note(axes, words, share, 0.015, va="bottom", xytext=(3, 0), fontsize=8)
             shown.append(depth)
     axes.xaxis.set_major_locator(FixedLocator(TICKS))
     axes.xaxis.set_major_formatter(FixedFormatter([percent(tick, 0) for tick in TICKS]))
@@ -206,6 +188,12 @@ def _lines(axes: Axes, prices: Prices, lines: Sequence[Line], width: float) -> N
     axes.grid(axis="y")
     axes.set_xlabel("price of a draft call, as a share of a round's rest")
     axes.set_ylabel("tokens/s against the tuned depth")
+
+
+def _note(axes: Axes, words: str, price: float, height: float, **how: Any) -> None:
+    """Write beside a price, at a share of the chart's height."""
+    place = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
+    axes.annotate(words, (price, height), color=MUTED, bbox=patch(), **place, **how)
 
 
 def _labels(axes: Axes, lines: Sequence[Line], shares: NDArray[np.float64], width: float) -> None:
