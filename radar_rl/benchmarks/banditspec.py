@@ -213,6 +213,13 @@ def decode_batches(work: Experiment, pair: Pair, family: str, size: int, asked: 
     Who is first changes from batch to batch, so that a machine's drift meets all alike. Rows: ``target``, ``batch``,
     ``policy``, ``part`` (the batch's number), ``tokens`` and ``seconds`` (prefill and the tokens that it brings not
     counted), ``rounds``, ``draft_calls``, and ``texts``, a digest of each.
+
+    Args:
+        work: keeps the rows; what it has already is not decoded again.
+        pair: target and draft head.
+        family: how rows call the target.
+        size: of the batches.
+        asked: prompts, arms and how they are decoded.
     """
     groups = asked.groups(size)
     names = [ALONE, *asked.arms, *BANDITS]
@@ -289,6 +296,10 @@ def replay(work: Experiment, pair: Pair, family: str, traces: str, asked: Asked)
     """Walk every arm and bandit over the texts' trace with this machine's profile: what batches of 1 should take.
 
     Rows as ``decode_batches`` adds them, ``part`` being ``replay``.
+
+    Args:
+        work, pair, family, asked: as ``decode_batches`` has them; the profile is kept in ``work``'s folder.
+        traces: folder of the trace over the same prompts' texts.
     """
     place = work.folder / f"hardware-{family}.json"
     if not place.is_file():

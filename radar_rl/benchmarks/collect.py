@@ -212,7 +212,13 @@ def _head_seconds(pair: Pair, tokens: int, rows: int) -> float:
 
 
 def tables(rates: Sequence[Rate], bounds: Bounds, title: str) -> list[Table]:
-    """Rates with the traces' ratio to each, and what bounds the traces."""
+    """Rates with the traces' ratio to each, and what bounds the traces.
+
+    Args:
+        rates: of each way of collecting, the traces' first.
+        bounds: parts of the traces' seconds.
+        title: pair and texts.
+    """
     shown = Table(title=f"Collecting: {title}", title_justify="left")
     shown.add_column("way")
     for column in ("rows", "outcomes", "seconds", "rows/s", "outcomes/s", "traces: rows ×", "outcomes ×"):

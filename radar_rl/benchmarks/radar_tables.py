@@ -124,7 +124,15 @@ def _style(policy: str) -> str:
 def differences(
     rows: pl.DataFrame, pair: Pair, contest: Contest, settings: Mapping[str, Any], paper: str
 ) -> Iterator[str]:
-    """What the numbers are of, and how that differs from the paper's setting, line by line."""
+    """What the numbers are of, and how that differs from the paper's setting, line by line.
+
+    Args:
+        rows: the figures, by policy and task.
+        pair: target and draft head.
+        contest: what was decoded and replayed.
+        settings: how.
+        paper: the published column beside ours.
+    """
     same, decoded = contest.same_texts()
     alike = "all" if same == decoded else "those that differ met a tie of two logits"
     yield f"Texts as the target alone writes them: {same} of {decoded} ({alike})."

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from radar_rl import __version__
 from radar_rl.console import wide_console
+from radar_rl.folders import made_folder
 from radar_rl.speculative import Pair
 
 
@@ -45,11 +46,14 @@ def tell(verb: str, shown: Iterable[Table | str], figures: Mapping[str, Any], ou
         shown: tables and lines.
         figures: the measurement, JSON-able.
         out: the JSON file to write, its folder made if it is not there; None: none.
+
+    Raises:
+        InputError: there is a file where the folder is to be.
     """
     console = wide_console()
     for part in shown:
         console.print(part)
     if out is not None:
-        Path(out).parent.mkdir(parents=True, exist_ok=True)
+        made_folder(Path(out).parent)
         Path(out).write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
         print(f"{verb}: written to {out}")

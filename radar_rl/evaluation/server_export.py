@@ -78,6 +78,10 @@ def export_server(
 
     Returns:
         What was tried and found.
+
+    Raises:
+        ConfigError: ``traces`` or ``hardware`` is not given, the server or head is unknown, or a number out of range.
+        TraceError: the trace does not tell what the server's drafts would have had accepted.
     """
     server = _server(name, head)
     if traces is None or hardware is None:

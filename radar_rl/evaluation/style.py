@@ -1,6 +1,6 @@
 """What pictures have in common: colours by role, bare axes, and the same for notebooks. A report's page has its own."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -9,7 +9,7 @@ INK, GRID = "#2b2d33", "#e6e6e6"
 COLOURS = {"static": "#8a8f98", "rule": "#b3761d", "learned": "#1f6fb4", "oracle": INK}
 """By kind of policy."""
 
-NOTEBOOK = {
+NOTEBOOK: dict[Any, Any] = {
     "figure.dpi": 110,
     "figure.constrained_layout.use": True,
     "axes.spines.top": False,

@@ -93,7 +93,7 @@ def description(path: str | Path, *, tree_size: int | None = None) -> Descriptio
                     counts[str(name)][key] += int(total)
         for name, prompt_id in zip(texts.task, texts.prompt_id, strict=True):
             prompts[name].add(prompt_id)
-        for name, table in zip(names, _totals(part, task, row_task, len(names)), strict=True):
+        for name, table in zip(names, _totals(part, row_task, len(names)), strict=True):
             totals[str(name)] += table
     tasks = sorted(counts)
     if len(tasks) > 1:
@@ -119,7 +119,7 @@ def description(path: str | Path, *, tree_size: int | None = None) -> Descriptio
     )
 
 
-def _totals(part: Trace, task: Any, row_task: Any, tasks: int) -> Any:
+def _totals(part: Trace, row_task: Any, tasks: int) -> Any:
     """Rounds, emitted tokens, rows reached and accepted, per static depth or level: [tasks, 4, max_depth] int64."""
     depth = part.settings.max_depth
     totals = np.zeros((tasks, 4, depth), dtype=np.int64)

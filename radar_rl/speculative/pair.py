@@ -127,6 +127,10 @@ class Pair:
     def check_shape(self, max_depth: int, top_k: int, tree_size: int, widen_first_level: bool) -> None:
         """Refuse a draft tree that the head cannot grow.
 
+        Args:
+            max_depth, top_k, tree_size: draft calls, beam width, nodes verified (root included).
+            widen_first_level: whether the first level may hold more than ``top_k`` nodes.
+
         Raises:
             InputError: a number is out of range.
         """

@@ -41,7 +41,11 @@ class DraftTree:
         return cls(tokens, parents, depths, arrays[3].astype(np.float32), arrays[4].astype(np.uint8))
 
     def path(self, tokens: Sequence[int]) -> NDArray[np.bool_]:
-        """Which nodes lie on the way from the root along some tokens, the root included: [n] bool."""
+        """Which nodes lie on the way from the root along some tokens, the root included: [n] bool.
+
+        Raises:
+            ValueError: no child on the way is the next token.
+        """
         on_path = np.zeros(len(self.token_array), dtype=np.bool_)
         node = 0
         on_path[0] = True

@@ -26,6 +26,7 @@ from radar_rl.evaluation.report.story import headline, machines_table, policies_
 from radar_rl.evaluation.report.sweep import sweep_picture
 from radar_rl.evaluation.report.wording import percent
 from radar_rl.evaluation.trained import check_fits
+from radar_rl.folders import made_folder
 from radar_rl.offline.ranges import SHARE, check_value
 from radar_rl.offline.walk import Outcomes
 from radar_rl.policies import StaticDepth
@@ -77,7 +78,7 @@ def report(
         ``page`` and ``pictures``, paths; ``headline``; and the ``policy`` that it is about.
 
     Raises:
-        InputError: a folder does not hold what it should.
+        InputError: a folder does not hold what it should, or there is a file where ``out`` is to be.
         ConfigError: the evaluation lacks the machine, or it is not known where a run lies that is to be drawn.
         TraceError: the evaluation was made from other texts.
     """
@@ -127,7 +128,7 @@ def report(
         pictures=pictures,
         origin=origin(told, traces, made, evaluated, texts, row),
     )
-    folder.mkdir(parents=True, exist_ok=True)
+    made_folder(folder)
     (folder / PAGE_FILE).write_text(page.html(), encoding="utf-8")
     saved = [str(picture.save(folder)) for picture in pictures]
     print(f"report: {page.headline} → {folder / PAGE_FILE}")
@@ -164,7 +165,7 @@ def _pictures(
     }
     seen = {name: (row["kind"], own), **beside, "oracle": ("oracle", oracle)}
     prices = Prices.around(machine, texts, rounds, statics)
-    lines = _lines(prices, trace, evaluated, machine, cast, learned, (name, row, own))
+    lines = _lines(prices, trace, evaluated, cast, learned, (name, row, own))
     machines = []
     order = sorted(zip(evaluated.machines, cast.leads, strict=True), key=lambda pair: pair[0] != machine)
     for each, lead in order:
@@ -186,7 +187,6 @@ def _lines(
     prices: Prices,
     trace: Trace,
     evaluated: Evaluated,
-    machine: HardwareProfile,
     cast: Cast,
     learned: Mapping[str, Stops],
     main: tuple[str, Row, Stops],
