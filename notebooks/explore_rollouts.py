@@ -36,6 +36,7 @@ import numpy as np
 import polars as pl
 import polars.selectors as cs
 
+from radar_rl.evaluation.style import INK, notebook_style
 from radar_rl.offline.walk import Outcomes, walk
 from radar_rl.policies import oracle_depths
 from radar_rl.rollouts import load_rollouts, load_trace, read_traces, rollout_settings
@@ -44,19 +45,8 @@ from radar_rl.speculative import HardwareProfile
 sample = Path(str(files("radar_rl"))) / "datasets" / "sample"
 traces, rollouts = sample / "traces", sample / "rollouts"
 
-plt.rcParams.update(
-    {
-        "figure.dpi": 110,
-        "figure.constrained_layout.use": True,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.titlesize": 10,
-        "axes.titlelocation": "left",
-        "font.size": 9,
-        "legend.frameon": False,
-    }
-)
-STOP, GO, INK = "#d55e00", "#0072b2", "#333333"
+notebook_style()
+STOP, GO = "#d55e00", "#0072b2"
 PALETTE = ["#cc79a7", "#e69f00", "#56b4e9", "#009e73", "#9467bd", "#8c564b"]
 
 # %% [markdown]

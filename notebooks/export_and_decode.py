@@ -45,6 +45,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from radar_rl.cli import run
 from radar_rl.errors import ArtifactError, TraceError
+from radar_rl.evaluation.style import INK, notebook_style
 from radar_rl.policies import ConfidenceThreshold, StaticDepth
 from radar_rl.runtime import SpeculativeDecoder, autoregressive, load_artifact, radar_generate
 from radar_rl.runtime.show import explained
@@ -54,19 +55,8 @@ from radar_rl.speculative.pair import target_checkpoint
 traces = Path(str(files("radar_rl"))) / "datasets" / "sample" / "traces"
 work = Path(tempfile.mkdtemp(prefix="radar-rl-"))  # everything is written here
 
-plt.rcParams.update(
-    {
-        "figure.dpi": 110,
-        "figure.constrained_layout.use": True,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.titlesize": 10,
-        "axes.titlelocation": "left",
-        "font.size": 9,
-        "legend.frameon": False,
-    }
-)
-KEPT, WASTED, INK = "#009e73", "#d9d9d9", "#333333"
+notebook_style()
+KEPT, WASTED = "#009e73", "#d9d9d9"
 
 # %% [markdown]
 # ## A policy, and its artifact

@@ -123,7 +123,7 @@ def run(*arguments: str) -> Any:
         What the verb's function returns; None of a sweep.
 
     Raises:
-        RadarError: whatever the verb finds wrong.
+        RadarError: whatever the verb finds wrong; ``ConfigError``: there is no such verb.
     """
     flags, rest = _own_flags(arguments)
     if not rest or flags.help or flags.version:

@@ -12,14 +12,14 @@ from typing import Any, Literal
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from rich.console import Console
 
 from radar_rl.benchmarks.banditspec_figures import ALONE, BANDITS, REPLAY, WARM_UP, figures
 from radar_rl.benchmarks.banditspec_picture import draw_throughput
 from radar_rl.benchmarks.banditspec_tables import WIDTH, differences, tables
 from radar_rl.benchmarks.experiment import Experiment, experiment, sized
 from radar_rl.benchmarks.published import published
-from radar_rl.benchmarks.round import machine
+from radar_rl.benchmarks.telling import machine
+from radar_rl.console import wide_console
 from radar_rl.errors import ConfigError, check_whole
 from radar_rl.offline.walk import Outcomes, walk_policy
 from radar_rl.policies import Exp3Spec, Policy, StaticDepth, UcbSpec
@@ -172,9 +172,7 @@ def bench_banditspec(
         found = figures(pl.DataFrame(work.rows, infer_schema_length=None))
         draw_throughput(found, f"{model['name']}, {where['device']}", work.folder / PICTURE)
         work.finish(figures=found.to_dicts(), labels=labels, machine={key: str(value) for key, value in where.items()})
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = WIDTH
+    console = wide_console(WIDTH)
     for shown in tables(found, labels, chosen["tasks"]):
         console.print(shown)
     console.print(differences(found, where, {**chosen, **told}))
@@ -215,6 +213,13 @@ def decode_batches(work: Experiment, pair: Pair, family: str, size: int, asked: 
     Who is first changes from batch to batch, so that a machine's drift meets all alike. Rows: ``target``, ``batch``,
     ``policy``, ``part`` (the batch's number), ``tokens`` and ``seconds`` (prefill and the tokens that it brings not
     counted), ``rounds``, ``draft_calls``, and ``texts``, a digest of each.
+
+    Args:
+        work: keeps the rows; what it has already is not decoded again.
+        pair: target and draft head.
+        family: how rows call the target.
+        size: of the batches.
+        asked: prompts, arms and how they are decoded.
     """
     groups = asked.groups(size)
     names = [ALONE, *asked.arms, *BANDITS]
@@ -291,6 +296,10 @@ def replay(work: Experiment, pair: Pair, family: str, traces: str, asked: Asked)
     """Walk every arm and bandit over the texts' trace with this machine's profile: what batches of 1 should take.
 
     Rows as ``decode_batches`` adds them, ``part`` being ``replay``.
+
+    Args:
+        work, pair, family, asked: as ``decode_batches`` has them; the profile is kept in ``work``'s folder.
+        traces: folder of the trace over the same prompts' texts.
     """
     place = work.folder / f"hardware-{family}.json"
     if not place.is_file():

@@ -9,6 +9,7 @@ from matplotlib.ticker import FuncFormatter
 
 from radar_rl.benchmarks.banditspec_figures import ARM, BANDIT
 from radar_rl.benchmarks.banditspec_tables import called
+from radar_rl.evaluation.style import plain
 
 COLOURS = ("#1f6fb4", "#b3761d", "#3d8f5f", "#8a4f9e", "#b0343c", "#6b7079", "#2b2d33")
 
@@ -53,6 +54,4 @@ def _panel(axes: Axes, of_target: pl.DataFrame, colours: dict[int, str]) -> None
     axes.set_xticks(range(len(names)), names, fontsize=8)
     axes.set_xlabel("speculation length γ, and bandits over it")
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.2f}×"))
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(color="#e6e6e6", lw=0.8)
-    axes.set_axisbelow(True)
+    plain(axes)

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from radar_rl.benchmarks.banditspec_figures import ALONE, BANDIT, BEST, WORST
 from radar_rl.benchmarks.published import published
+from radar_rl.benchmarks.telling import in_line
 
 WIDTH = 110
 NAMES = {
@@ -137,7 +138,7 @@ def differences(found: pl.DataFrame, machine: Mapping[str, Any], settings: Mappi
     return "\n".join(
         [
             f"{compared['same_text'].sum()} of {compared['texts'].sum()} texts are those of the target alone",
-            f"here: {', '.join(f'{key} {value}' for key, value in machine.items())}; {drafts} of up to "
+            f"here: {in_line(machine)}; {drafts} of up to "
             f"{settings['max_depth']} tokens; {', '.join(settings['tasks'])}, {settings['limit']} prompts of each, "
             f"up to {settings['max_new_tokens']} tokens, {drawn}; every text of a batch has its bandit and, "
             "when it ends, leaves; prefill not timed",

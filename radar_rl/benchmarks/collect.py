@@ -5,17 +5,14 @@ A live rollout gets one outcome a round; RADAR (arXiv 2512.14069) verifies one t
 a trace gets a row for every position of the text, from one pass over it.
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.table import Table
 
-from radar_rl.benchmarks.round import WIDTH, machine
+from radar_rl.benchmarks.telling import machine, tell
 from radar_rl.errors import ConfigError, check_whole
 from radar_rl.policies.random import RandomStop
 from radar_rl.progress import track
@@ -135,15 +132,10 @@ def bench_collect(
     tokens = sum(len(text.completion_ids) for text in texts)
     bounds = Bounds(tokens, written - start, traced - written, nodes, _head_seconds(pair, nodes, positions * top_k))
     title = f"{pair.label}, {len(texts)} texts, {positions} positions a batch"
-    for table in tables(rates, bounds, title):
-        Console(width=WIDTH).print(table)
-    if out is not None:
-        Path(out).parent.mkdir(parents=True, exist_ok=True)
-        about: dict[str, Any] = {"machine": machine(pair), "pair": pair.label}
-        about |= {"rates": [asdict(rate) for rate in rates]}
-        about |= {"bounds": asdict(bounds), "shape": shape, "chosen": chosen, "positions_per_batch": positions}
-        Path(out).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
-        print(f"bench collect: written to {out}")
+    figures: dict[str, Any] = {"machine": machine(pair), "pair": pair.label}
+    figures |= {"rates": [asdict(rate) for rate in rates]}
+    figures |= {"bounds": asdict(bounds), "shape": shape, "chosen": chosen, "positions_per_batch": positions}
+    tell("bench collect", tables(rates, bounds, title), figures, out)
     return rates
 
 
@@ -220,7 +212,13 @@ def _head_seconds(pair: Pair, tokens: int, rows: int) -> float:
 
 
 def tables(rates: Sequence[Rate], bounds: Bounds, title: str) -> list[Table]:
-    """Rates with the traces' ratio to each, and what bounds the traces."""
+    """Rates with the traces' ratio to each, and what bounds the traces.
+
+    Args:
+        rates: of each way of collecting, the traces' first.
+        bounds: parts of the traces' seconds.
+        title: pair and texts.
+    """
     shown = Table(title=f"Collecting: {title}", title_justify="left")
     shown.add_column("way")
     for column in ("rows", "outcomes", "seconds", "rows/s", "outcomes/s", "traces: rows ×", "outcomes ×"):

@@ -8,19 +8,16 @@ itself is ``bench features``' business. The loops take turns, prompt by prompt.
 Needs no more than a serving machine has, so it also runs as a library: ``measure(pair, prompts, …)``.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from radar_rl.benchmarks.round import WIDTH, machine
+from radar_rl.benchmarks.telling import in_line, machine, tell
 from radar_rl.errors import ConfigError, check_whole
 from radar_rl.policies import CONTINUE, STOP, ConfidenceThreshold, ObservationSpec, Policy, RadarPolicy
 from radar_rl.policies.protocol import MemorylessPolicy
@@ -253,16 +250,9 @@ def bench_decide(
         max_new_tokens=max_new_tokens,
         repeats=repeats,
     )
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = WIDTH
-    console.print(table(costs, pair.label))
-    console.print(", ".join(f"{key} {value}" for key, value in machine(pair).items()))
-    if out is not None:
-        Path(out).parent.mkdir(parents=True, exist_ok=True)
-        figures = {"pair": pair.label, **machine(pair), "ways": [asdict(cost) for cost in costs]}
-        Path(out).write_text(json.dumps(figures, indent=2) + "\n")
-        print(f"bench decide: written to {out}")
+    where = machine(pair)
+    figures = {"pair": pair.label, **where, "ways": [asdict(cost) for cost in costs]}
+    tell("bench decide", [table(costs, pair.label), in_line(where)], figures, out)
     return costs
 
 

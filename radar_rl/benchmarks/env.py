@@ -1,24 +1,21 @@
 """``radar-rl bench env``: decisions per second of the vector environment on one core, beside ``SyncVectorEnv``."""
 
-import json
 import platform
 import statistics
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import cycle
-from pathlib import Path
 from typing import Any
 
 import gymnasium
 import numpy as np
 from gymnasium.vector import SyncVectorEnv, VectorEnv
 from numpy.typing import NDArray
-from rich.console import Console
 from rich.table import Table
 
 from radar_rl import __version__
-from radar_rl.benchmarks.round import WIDTH
+from radar_rl.benchmarks.telling import in_line, tell
 from radar_rl.envs import DraftTreeBase, DraftTreeReplayVectorEnv
 from radar_rl.errors import ConfigError, InputError, check_whole
 from radar_rl.progress import track
@@ -173,17 +170,13 @@ def bench_env(
         repeats=repeats,
         seed=seed,
     )
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = WIDTH
-    console.print(table(speeds, f"{about['traces']}: decisions per second on one core"))
-    console.print(", ".join(f"{key} {value}" for key, value in machine().items()))
-    if out is not None:
-        measured = [{**asdict(speed), "times": speed.times} for speed in speeds]
-        settings = {**about, "continue_probability": continue_probability, "seconds": seconds, "repeats": repeats}
-        Path(out).parent.mkdir(parents=True, exist_ok=True)
-        Path(out).write_text(json.dumps({**machine(), **settings, "speeds": measured}, indent=2) + "\n")
-        print(f"bench env: written to {out}")
+    shown: list[Table | str] = [
+        table(speeds, f"{about['traces']}: decisions per second on one core"),
+        in_line(machine()),
+    ]
+    measured = [{**asdict(speed), "times": speed.times} for speed in speeds]
+    settings = {**about, "continue_probability": continue_probability, "seconds": seconds, "repeats": repeats}
+    tell("bench env", shown, {**machine(), **settings, "speeds": measured}, out)
     return speeds
 
 

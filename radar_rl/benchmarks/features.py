@@ -1,19 +1,16 @@
 """``radar-rl bench features``: what each feature adds to a round of one text, beside a draft call's own time."""
 
-import json
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.table import Table
 
-from radar_rl.benchmarks.round import WIDTH, machine
+from radar_rl.benchmarks.telling import in_line, machine, tell
 from radar_rl.errors import ConfigError, InputError, check_whole
 from radar_rl.progress import track
 from radar_rl.runtime import autoregressive
@@ -209,15 +206,9 @@ def bench_features(
         feature_dim=feature_dim,
         repeats=repeats,
     )
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = WIDTH
-    console.print(table(measured, pair.label))
-    console.print(", ".join(f"{key} {value}" for key, value in machine(pair).items()))
-    if out is not None:
-        Path(out).parent.mkdir(parents=True, exist_ok=True)
-        Path(out).write_text(json.dumps({"pair": pair.label, **machine(pair), **asdict(measured)}, indent=2) + "\n")
-        print(f"bench features: written to {out}")
+    where = machine(pair)
+    figures = {"pair": pair.label, **where, **asdict(measured)}
+    tell("bench features", [table(measured, pair.label), in_line(where)], figures, out)
     return measured
 
 

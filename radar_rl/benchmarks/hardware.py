@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import polars as pl
-from rich.console import Console
 
 from radar_rl.benchmarks.experiment import Experiment, experiment, sized
 from radar_rl.benchmarks.hardware_figures import live_figures, matrix_rows, replay_rows
@@ -15,6 +14,7 @@ from radar_rl.benchmarks.hardware_live import decode_live
 from radar_rl.benchmarks.hardware_report import WIDTH, draw, live_table, matrix_table, replay_table
 from radar_rl.benchmarks.machines import Machine, machines_of
 from radar_rl.configs import load
+from radar_rl.console import wide_console
 from radar_rl.errors import ConfigError, check_whole
 from radar_rl.evaluation.evaluate import TABLE_FILE, evaluate
 from radar_rl.evaluation.profiles import slug
@@ -210,9 +210,7 @@ def _told(work: Experiment, machines: Sequence[Machine], live: Sequence[Mapping[
     rows = work.finish(machines=seconds, live=live, mean_errors=errors)
     told = ["Where the seconds come from (nobody has published such a matrix, so no numbers stand beside it):"]
     told += [f"  {machine.label}: {machine.origin}." for machine in machines]
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = WIDTH
+    console = wide_console(WIDTH)
     console.print(replay_table(rows))
     console.print(matrix_table(rows))
     if live:

@@ -11,7 +11,6 @@ from radar_rl.evaluation.compare import headline
 from radar_rl.evaluation.retarget import retargetings
 
 STATIC, RULE, OWN, OTHERS, ORACLE = "tuned static", "best rule", "trained for it", "trained for others", "oracle"
-WHO = (STATIC, RULE, OWN, OTHERS, ORACLE)
 
 
 def replay_rows(table: pl.DataFrame, machines: Sequence[Machine]) -> list[dict[str, Any]]:
@@ -22,10 +21,10 @@ def replay_rows(table: pl.DataFrame, machines: Sequence[Machine]) -> list[dict[s
         machines: the machines.
 
     Returns:
-        For each machine and each of ``WHO``: ``policy``, its name or how many policies the figures are means over;
-        ``tokens_per_second``, ``gain`` over the tuned static depth with its 95 % interval ``low`` … ``high`` (None for
-        means), ``oracle_gap_closed``, ``acceptance_length``, ``draft_calls``; ``draft_share``, a draft call over a
-        round's rest. The best rule is the one that is fastest on the very texts, which flatters it.
+        For each machine and ``who``, ``STATIC`` … ``ORACLE``: ``policy``, its name or how many policies the figures
+        are means over; ``tokens_per_second``, ``gain`` over the tuned static depth with its 95 % interval ``low`` …
+        ``high`` (None for means), ``oracle_gap_closed``, ``acceptance_length``, ``draft_calls``; ``draft_share``, a
+        draft call over a round's rest. The best rule is the one that is fastest on the very texts, which flatters it.
     """
     rows = []
     for machine in machines:

@@ -12,9 +12,17 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from radar_rl.benchmarks.hardware_figures import ORACLE, OTHERS, OWN, RULE, STATIC
+from radar_rl.evaluation.style import COLOURS as KINDS
+from radar_rl.evaluation.style import plain
 
 WIDTH = 110
-COLOURS = {STATIC: "#8a8f98", RULE: "#b3761d", OWN: "#1f6fb4", OTHERS: "#7fb2e0", ORACLE: "#2b2d33"}
+COLOURS = {
+    STATIC: KINDS["static"],
+    RULE: KINDS["rule"],
+    OWN: KINDS["learned"],
+    OTHERS: "#7fb2e0",
+    ORACLE: KINDS["oracle"],
+}
 MARKERS = {RULE: "X", OWN: "D", OTHERS: "o", ORACLE: "*"}
 
 
@@ -184,7 +192,5 @@ def _speeds(axes: Axes, live: Sequence[Mapping[str, Any]]) -> None:
 
 def _plain(axes: Axes, columns: int) -> None:
     axes.legend(fontsize=8, frameon=False, ncols=columns, loc="lower left", bbox_to_anchor=(-0.02, 1.0), borderpad=0)
-    axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(labelsize=8)
-    axes.set_axisbelow(True)
-    axes.grid(axis="x", color="#eeeeee", lw=0.8)
+    plain(axes, "x")

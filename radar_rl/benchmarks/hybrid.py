@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import polars as pl
-from rich.console import Console
 
 from radar_rl.benchmarks.experiment import experiment, sized
 from radar_rl.benchmarks.hybrid_report import ALL_TASKS, draw, figures, tables
 from radar_rl.benchmarks.live import Asked, decode_all
 from radar_rl.benchmarks.published import published
-from radar_rl.benchmarks.round import WIDTH, machine
+from radar_rl.benchmarks.telling import in_line, machine
+from radar_rl.console import wide_console
 from radar_rl.errors import ConfigError, check_whole
 from radar_rl.rollouts.tasks import SHIPPED, digest, fitting, load_prompts
 from radar_rl.rollouts.writing import sequence_seed
@@ -107,9 +107,7 @@ def _decoders(pair: Pair, policy: str, seed: int, shape: Mapping[str, Any]) -> d
 
 def _tell(told: Sequence[Mapping[str, Any]], drafting: str, skipped: int, where: Mapping[str, Any]) -> None:
     """Print the tables, and what is different where the published figure comes from."""
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = WIDTH
+    console = wide_console()
     theirs = published("hybrid")
     for shown in tables(told, drafting, theirs["ratio"]):
         console.print(shown)
@@ -119,7 +117,7 @@ def _tell(told: Sequence[Mapping[str, Any]], drafting: str, skipped: int, where:
     tasks = ", ".join(row["task"] for row in told if row["task"] != ALL_TASKS)
     for line in (
         counted,
-        ", ".join(f"{key} {value}" for key, value in where.items()),
+        in_line(where),
         f"Here: {drafting}; one text at a time; {tasks}; the tree's nodes are those most probably accepted, "
         "whoever proposed them.",
         f"Published: {theirs['setting']}.",

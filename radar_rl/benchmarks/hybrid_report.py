@@ -14,11 +14,13 @@ from rich.table import Table
 from radar_rl.benchmarks.live import ALONE
 from radar_rl.benchmarks.published import published
 from radar_rl.evaluation.statistics import speedup_interval
+from radar_rl.evaluation.style import COLOURS as KINDS
+from radar_rl.evaluation.style import INK, plain
 from radar_rl.speculative.text import DRAFT_SOURCES
 
 ALL_TASKS = "all"
 CALLED = {"head": "head", "ngram": "n-gram", "hybrid": "hybrid"}
-COLOURS = {"head": "#1f6fb4", "ngram": "#8a8f98", "hybrid": "#b3761d"}
+COLOURS = {"head": KINDS["learned"], "ngram": KINDS["static"], "hybrid": KINDS["rule"]}
 
 
 def figures(rows: pl.DataFrame, resamples: int, seed: int) -> list[dict[str, Any]]:
@@ -148,8 +150,8 @@ def _lengths(axes: Axes, told: Sequence[Mapping[str, Any]]) -> None:
 
 def _ratios(axes: Axes, told: Sequence[Mapping[str, Any]]) -> None:
     theirs = published("hybrid")["ratio"]
-    axes.axvline(1, color="#2b2d33", lw=1)
-    axes.axvline(theirs, color="#2b2d33", lw=1, ls=":", label=f"published, an 8B pair in RAG: {theirs:.3f}×")
+    axes.axvline(1, color=INK, lw=1)
+    axes.axvline(theirs, color=INK, lw=1, ls=":", label=f"published, an 8B pair in RAG: {theirs:.3f}×")
     for place, row in enumerate(told):
         if row["low"]:
             axes.plot([row["low"], row["high"]], [place, place], color=COLOURS["hybrid"], lw=1.5)
@@ -169,7 +171,5 @@ def _ratios(axes: Axes, told: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _plain(axes: Axes) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(labelsize=8)
-    axes.set_axisbelow(True)
-    axes.grid(axis="x", color="#e6e6e6", lw=0.8)
+    plain(axes, "x")

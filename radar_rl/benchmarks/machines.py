@@ -1,7 +1,7 @@
 """The machines of ``bench hardware``: their seconds, how tables call them, and where those seconds come from."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -9,8 +9,8 @@ from typing import Any
 from radar_rl.configs import choices, text
 from radar_rl.errors import ConfigError
 from radar_rl.evaluation.profiles import slug
+from radar_rl.rollouts.pricing import profile_for
 from radar_rl.rollouts.trace import TraceSettings
-from radar_rl.runtime.profiler import resolve_hardware
 from radar_rl.speculative.hardware import HardwareProfile
 
 HERE = "this machine"
@@ -55,8 +55,7 @@ def machines_of(
     """
     found = []
     for value in wanted:
-        shape: dict[str, Any] = {"max_depth": made.max_depth, "top_k": made.top_k, "tree_size": made.tree_size}
-        profile = resolve_hardware(value, measured, model, made_by=asdict(made), **shape)
+        profile = profile_for(made, value, measured, model)
         if value is None:
             found.append(Machine(HERE, str(measured), profile, f"measured in this run with {profile.name}; {measured}"))
         elif value in choices("hardware"):

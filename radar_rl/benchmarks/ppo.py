@@ -3,16 +3,14 @@
 Learning-to-Draft trains its depth policy with PPO on a target that decodes. On a replay the same takes seconds.
 """
 
-import json
 import time
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import polars as pl
-from rich.console import Console
 from rich.table import Table
 
-from radar_rl.benchmarks.round import WIDTH
+from radar_rl.benchmarks.telling import tell
+from radar_rl.console import wide_console
 from radar_rl.envs.replay import sample_traces
 from radar_rl.envs.stable_baselines import stable_baselines3
 from radar_rl.errors import InputError, check_whole
@@ -29,7 +27,7 @@ from radar_rl.policies.observation import ObservationSpec
 from radar_rl.rollouts import held_out as is_held_out
 from radar_rl.rollouts import load_trace
 from radar_rl.rollouts.reward import Reward
-from radar_rl.runtime.profiler import resolve_hardware
+from radar_rl.runtime.profiler import named_hardware
 
 
 @dataclass(frozen=True)
@@ -128,9 +126,7 @@ def bench_ppo(
     train = load_trace(folder, keep=lambda texts: ~is_held_out(texts.prompt_id, held_out))
     test = load_trace(folder, keep=lambda texts: is_held_out(texts.prompt_id, held_out))
     made = train.settings
-    profile = resolve_hardware(
-        hardware, Path(), {}, max_depth=made.max_depth, top_k=made.top_k, tree_size=made.tree_size
-    )
+    profile = named_hardware(hardware)
     to_learn, outcomes = Outcomes.of(train, profile), Outcomes.of(test, profile)
     rules = tune_rules(to_learn, ["threshold"])
     problem = Replayed(to_learn, ObservationSpec(made.max_depth, made.top_k), Reward("throughput"), "sequence")
@@ -141,17 +137,10 @@ def bench_ppo(
         learner.model.learn(2**62, callback=curve)
     curve.measure()
     rows = _compared(outcomes, rules, learner.greedy(), curve.trained, seed)
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = WIDTH
     print(f"PPO online on replay, {num_envs} texts side by side")
-    console.print(_table(curve.points))
+    wide_console().print(_table(curve.points))
     print_comparison(rows, rules.static.name, f"{made.target.partition('@')[0]} + {made.draft.partition('@')[0]}")
-    if out is not None:
-        Path(out).parent.mkdir(parents=True, exist_ok=True)
-        figures = {"rows": rows.to_dicts(), "curve": [asdict(point) for point in curve.points]}
-        Path(out).write_text(json.dumps(figures, indent=2) + "\n")
-        print(f"bench ppo: written to {out}")
+    tell("bench ppo", (), {"rows": rows.to_dicts(), "curve": [asdict(point) for point in curve.points]}, out)
     return rows
 
 

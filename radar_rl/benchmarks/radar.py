@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import polars as pl
-from rich.console import Console
 
 from radar_rl.benchmarks.experiment import Experiment, experiment, sized
 from radar_rl.benchmarks.live import Asked, decode_all, held_out_texts
@@ -17,7 +16,8 @@ from radar_rl.benchmarks.radar_figures import Contest, figures
 from radar_rl.benchmarks.radar_picture import draw_contest
 from radar_rl.benchmarks.radar_stages import evaluate_both, train_both
 from radar_rl.benchmarks.radar_tables import WIDTH, differences, tables
-from radar_rl.benchmarks.round import machine
+from radar_rl.benchmarks.telling import machine
+from radar_rl.console import wide_console
 from radar_rl.errors import ConfigError, check_whole
 from radar_rl.evaluation.statistics import MIN_RESAMPLES
 from radar_rl.offline.fit import EPOCHS
@@ -227,9 +227,7 @@ def _told(
     """Print the tables and what they are of, draw the picture, and end the experiment's record."""
     rows = figures(contest, resamples, settings["seed"])
     numbers = published("radar")
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = WIDTH
+    console = wide_console(WIDTH)
     for table in tables(rows, contest.shown, numbers, paper):
         console.print(table)
     for line in differences(rows, pair, contest, settings, paper):

@@ -12,6 +12,7 @@ from radar_rl.benchmarks.live import ALONE
 from radar_rl.benchmarks.radar_figures import ORACLE
 from radar_rl.benchmarks.radar_tables import COLUMN_OF, paper_number
 from radar_rl.evaluation.compare import ALL_TASKS
+from radar_rl.evaluation.style import plain
 
 COLOURS = {
     ALONE: "#2b2d33",
@@ -71,7 +72,7 @@ def _speedups(axes: Axes, rows: pl.DataFrame, shown: Mapping[str, str], numbers:
     axes.set_ylabel("speedup over autoregressive decoding, live")
     highest = max([value for _, value in theirs] + [row["speedup"] or 0.0 for row in found.values()])
     axes.set_ylim(0, 1.4 * highest)
-    _plain(axes, "y")
+    plain(axes, "y")
     axes.legend(fontsize=8, frameon=False, ncols=3, loc="upper left")
 
 
@@ -103,11 +104,5 @@ def _live_and_replayed(axes: Axes, rows: pl.DataFrame, shown: Mapping[str, str])
     axes.invert_yaxis()
     axes.margins(x=0.15)
     axes.set_xlabel("tokens per second, all texts")
-    _plain(axes, "x")
+    plain(axes, "x")
     axes.legend(fontsize=8, frameon=False, loc="lower left")
-
-
-def _plain(axes: Axes, grid: str) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.set_axisbelow(True)
-    axes.grid(axis=grid, color="#e6e6e6", lw=0.8)  # type: ignore[arg-type]

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from radar_rl.benchmarks.live import ALONE
 from radar_rl.benchmarks.radar_figures import ORACLE, TUNED, Contest
-from radar_rl.benchmarks.round import machine
+from radar_rl.benchmarks.telling import in_line, machine
 from radar_rl.evaluation.compare import ALL_TASKS
 from radar_rl.evaluation.statistics import MIN_PROMPTS
 from radar_rl.speculative.pair import Pair
@@ -124,7 +124,15 @@ def _style(policy: str) -> str:
 def differences(
     rows: pl.DataFrame, pair: Pair, contest: Contest, settings: Mapping[str, Any], paper: str
 ) -> Iterator[str]:
-    """What the numbers are of, and how that differs from the paper's setting, line by line."""
+    """What the numbers are of, and how that differs from the paper's setting, line by line.
+
+    Args:
+        rows: the figures, by policy and task.
+        pair: target and draft head.
+        contest: what was decoded and replayed.
+        settings: how.
+        paper: the published column beside ours.
+    """
     same, decoded = contest.same_texts()
     alike = "all" if same == decoded else "those that differ met a tie of two logits"
     yield f"Texts as the target alone writes them: {same} of {decoded} ({alike})."
@@ -139,8 +147,7 @@ def differences(
     yield f"Replay: {contest.profile.name}; a decision costs what a network of the default size takes, RADAR's more."
     yield "Differences to the paper:"
     yield f"- target and heads: {pair.label}; theirs: {paper}."
-    here = ", ".join(f"{key} {value}" for key, value in machine(pair).items())
-    yield f"- machine: {here}; theirs: a GPU, which their repository does not name, float16."
+    yield f"- machine: {in_line(machine(pair))}; theirs: a GPU, which their repository does not name, float16."
     stand_ins = [f"{task} for {STANDS_IN[task]}" for task in settings["tasks"] if task in STANDS_IN]
     if stand_ins:
         yield f"- prompts: stand-ins of our own, {', '.join(stand_ins)}; the paper's sets come with size=full."

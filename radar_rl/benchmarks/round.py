@@ -3,23 +3,19 @@
 Needs no more than a serving machine has, so it also runs as a library: ``measure(pair, prompts, …)``.
 """
 
-import json
-import platform
 import random
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from rich.console import Console
 from rich.table import Table
 
-from radar_rl import __version__
+from radar_rl.benchmarks.telling import in_line, machine, tell
 from radar_rl.errors import ConfigError, InputError, check_whole
 from radar_rl.policies import CONTINUE, Policy, StaticDepth
 from radar_rl.policies.protocol import MemorylessPolicy
@@ -38,7 +34,6 @@ MEANING = {
     VERIFY: "the target's forward pass over the tree",
     REST: "choosing nodes, accepting, caches, the loop",
 }
-WIDTH = 100
 GENERATE = "transformers generate"
 
 Output = tuple[list[int], list[Round]]
@@ -286,33 +281,12 @@ def bench_round(
         max_new_tokens=max_new_tokens,
         repeats=repeats,
     )
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = WIDTH
-    for table in tables(measured, pair.label):
-        console.print(table)
-    console.print(", ".join(f"{key} {value}" for key, value in machine(pair).items()))
+    where = machine(pair)
+    shown: list[Table | str] = [*tables(measured, pair.label), in_line(where)]
     if changed:
-        console.print(f"generate ran on the model{changed} too: transformers' code with our fused norms and attention")
-    if out is not None:
-        Path(out).parent.mkdir(parents=True, exist_ok=True)
-        Path(out).write_text(json.dumps({"pair": pair.label, **machine(pair), **asdict(measured)}, indent=2) + "\n")
-        print(f"bench round: written to {out}")
+        shown.append(f"generate ran on the model{changed} too: transformers' code with our fused norms and attention")
+    tell("bench round", shown, {"pair": pair.label, **where, **asdict(measured)}, out)
     return measured
-
-
-def machine(pair: Pair) -> dict[str, Any]:
-    """What the seconds depend on."""
-    device = pair.target.device
-    kind = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
-    return {
-        "device": f"{device.type} ({kind})",
-        "dtype": str(pair.target.model.dtype).removeprefix("torch."),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "radar-rl": __version__,
-    }
 
 
 def tables(measured: RoundMeasurement, label: str) -> list[Table]:

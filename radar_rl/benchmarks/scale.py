@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-from rich.console import Console
 from rich.table import Table
 
 from radar_rl import configs
 from radar_rl.benchmarks.generated import generate
-from radar_rl.benchmarks.round import WIDTH
+from radar_rl.console import wide_console
 from radar_rl.errors import LimitError, check_whole
 from radar_rl.rollouts import held_out, load_trace, read_traces
 from radar_rl.rollouts.describe import describe
@@ -67,10 +66,7 @@ def bench_scale(
         ("evaluate", _evaluate, {"traces": traces, "run": str(Path(out) / "policy"), "out": out, "seed": seed}),
     ]
     measured = pl.DataFrame([_apart(name, step, arguments) for name, step, arguments in steps])
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = WIDTH
-    console.print(_table(measured, rows, limit_gb))
+    wide_console().print(_table(measured, rows, limit_gb))
     over = measured.filter(pl.col("peak_mib") > limit_gb * 1024)
     if over.height:
         worst = ", ".join(f"{name} {peak / 1024:.2f} GiB" for name, peak in over.select("step", "peak_mib").rows())

@@ -1,6 +1,5 @@
 """``radar-rl bench soak``: decode for long while policies are swapped; every text the target's own, memory flat."""
 
-import json
 import platform
 import random
 import sys
@@ -9,17 +8,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil
 import torch
-from rich.console import Console
 from rich.table import Table
 
 from radar_rl.benchmarks.relay import Relay
-from radar_rl.benchmarks.round import WIDTH, machine
+from radar_rl.benchmarks.telling import machine, tell
 from radar_rl.command import typed
 from radar_rl.errors import ConfigError, LimitError, check_whole
 from radar_rl.offline.provenance import commit
@@ -357,18 +354,11 @@ def bench_soak(
         max_new_tokens=max_new_tokens,
         seed=seed,
     )
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = WIDTH
-    console.print(_table(soaked, pair.label))
-    console.print(_memory_line(soaked, "host", limit))
+    shown: list[Table | str] = [_table(soaked, pair.label), _memory_line(soaked, "host", limit)]
     if pair.target.device.type == "cuda":
-        console.print(_memory_line(soaked, "device", limit))
-    if out is not None:
-        drift = {of: soaked.drift(of) for of in ("host", "device")}
-        Path(out).parent.mkdir(parents=True, exist_ok=True)
-        Path(out).write_text(json.dumps({**about, "drift_percent": drift, **asdict(soaked)}, indent=2) + "\n")
-        print(f"bench soak: written to {out}")
+        shown.append(_memory_line(soaked, "device", limit))
+    drift = {of: soaked.drift(of) for of in ("host", "device")}
+    tell("bench soak", shown, {**about, "drift_percent": drift, **asdict(soaked)}, out)
     soaked.check(limit)
     if unmet := soaked.unmet:
         print(f"bench soak: {', '.join(unmet)}: not met in {minutes:g} min; soak longer", file=sys.stderr)

@@ -1,6 +1,5 @@
 """``radar-rl bench train``: updates a second on one thread, from our buffer and from d3rlpy's ``MDPDataset``."""
 
-import json
 import platform
 import statistics
 import time
@@ -9,15 +8,13 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import version
 from itertools import cycle
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
 from radar_rl import __version__
-from radar_rl.benchmarks.round import WIDTH
+from radar_rl.benchmarks.telling import in_line, tell
 from radar_rl.envs.replay import sample_traces
 from radar_rl.errors import ConfigError, check_whole
 from radar_rl.offline.algorithms import ALGORITHMS, settings_of
@@ -33,7 +30,7 @@ from radar_rl.offline.walk import Outcomes
 from radar_rl.progress import track
 from radar_rl.rollouts import load_trace
 from radar_rl.rollouts.reward import Reward
-from radar_rl.runtime.profiler import resolve_hardware
+from radar_rl.runtime.profiler import named_hardware
 
 FIXED = 8
 """Batches that lie in memory for updates alone; they come round again."""
@@ -197,27 +194,18 @@ def bench_train(
         check_whole(name, value, 1)
     check_value("seed", seed, SEED)
     trace = load_trace(sample_traces() if traces is None else traces)
-    made = trace.settings
-    profile = resolve_hardware(
-        hardware, Path(), {}, max_depth=made.max_depth, top_k=made.top_k, tree_size=made.tree_size
-    )
+    profile = named_hardware(hardware)
     data = walked(Outcomes.of(trace, profile), seed)
     with one_thread():
         speeds = measure(data, algos, batch_size=batch_size, updates=updates, repeats=repeats, seed=seed)
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = WIDTH
-    console.print(table(speeds, f"{traces or 'sample'}: updates per second, batches of {batch_size:,}, one thread"))
-    console.print(
+    shown: list[Table | str] = [
+        table(speeds, f"{traces or 'sample'}: updates per second, batches of {batch_size:,}, one thread"),
         f"{speeds.transitions:,} transitions of {data.source.size} numbers; a batch takes {speeds.buffer_ms:.2f} ms, "
-        f"from MDPDataset {speeds.mdp_dataset_ms:.2f} ms ({speeds.mdp_dataset_ms / speeds.buffer_ms:.0f}×)"
-    )
-    console.print(", ".join(f"{key} {value}" for key, value in machine().items()))
-    if out is not None:
-        settings = {"traces": traces or "sample", "batch_size": batch_size, "updates": updates, "repeats": repeats}
-        Path(out).parent.mkdir(parents=True, exist_ok=True)
-        Path(out).write_text(json.dumps({**machine(), **settings, **asdict(speeds)}, indent=2) + "\n")
-        print(f"bench train: written to {out}")
+        f"from MDPDataset {speeds.mdp_dataset_ms:.2f} ms ({speeds.mdp_dataset_ms / speeds.buffer_ms:.0f}×)",
+        in_line(machine()),
+    ]
+    settings = {"traces": traces or "sample", "batch_size": batch_size, "updates": updates, "repeats": repeats}
+    tell("bench train", shown, {**machine(), **settings, **asdict(speeds)}, out)
     return speeds
 
 

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-from rich.console import Console
 from rich.table import Table
 
 from radar_rl.errors import ConfigError, InputError
@@ -13,7 +12,7 @@ from radar_rl.evaluation.compare import ALL_TASKS
 from radar_rl.evaluation.evaluate import evaluate
 from radar_rl.evaluation.groups import Group, grouped, spread
 from radar_rl.evaluation.runs_picture import draw_runs
-from radar_rl.evaluation.tables import WIDTH
+from radar_rl.evaluation.tables import told_wide
 from radar_rl.folders import made_folder
 from radar_rl.offline.results import SCHEMA, result_row, runs_in, write_table
 
@@ -146,7 +145,4 @@ def _print_runs(rows: pl.DataFrame, groups: Sequence[Group]) -> None:
         lines.append((mean, (group.name, str(len(gains)), *figures, f"{seconds_each[0]:.0f}")))
     for _, cells in sorted(lines, key=lambda line: -line[0]):
         table.add_row(*cells)
-    console = Console()
-    if not console.is_terminal:
-        console.width = WIDTH
-    console.print(table)
+    told_wide(None).print(table)

@@ -11,6 +11,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from radar_rl.evaluation.compare import headline
 from radar_rl.evaluation.groups import SETTINGS, grouped
+from radar_rl.evaluation.style import plain
 
 # Runs of one line differ in the prompts learned from, and in the seed, over which the mean is taken.
 ALIKE = tuple(name for name in SETTINGS if name != "share")
@@ -100,6 +101,4 @@ def _panel(axes: Axes, here: pl.DataFrame, colours: dict[str, str], unit: float,
     axes.set_xticks(seen, [f"{count:,}" for count in seen], rotation=30 if len(seen) > 4 else 0, fontsize=8)
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.3g}%"))
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(color="#e6e6e6", lw=0.8)
-    axes.set_axisbelow(True)
+    plain(axes)

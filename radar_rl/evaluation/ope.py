@@ -1,7 +1,7 @@
 """``radar-rl ope``: off-policy estimates of policies' values beside the exact ones, which a trace knows."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +26,12 @@ from radar_rl.offline.transitions import Episode, TraceTransitions, check_episod
 from radar_rl.offline.tuning import tune_static
 from radar_rl.offline.walk import Outcomes, choices
 from radar_rl.rollouts import load_trace, trace_settings
+from radar_rl.rollouts.pricing import profile_for
 from radar_rl.rollouts.reading import Keep
 from radar_rl.rollouts.reward import Reward
 from radar_rl.rollouts.split import held_out as is_held_out
 from radar_rl.rollouts.split import learned_from
 from radar_rl.rollouts.trace import Trace
-from radar_rl.runtime.profiler import resolve_hardware
 from radar_rl.speculative.features import FEATURES
 from radar_rl.speculative.hardware import HardwareProfile
 
@@ -175,16 +175,8 @@ def ope(
     for run in loaded:
         check_fits(run, made, allow_other_pair)
     size = agreed_tree_size(loaded, made, tree_size)
-    profile = resolve_hardware(
-        hardware,
-        folder / "hardware.json",
-        model,
-        max_depth=made.max_depth,
-        top_k=made.top_k,
-        tree_size=size,
-        made_by=asdict(made),
-        allow_other_pair=allow_other_pair,
-    )
+    read, measured = made.read_for(size), folder / "hardware.json"
+    profile = profile_for(read, hardware, measured, model, allow_other_pair=allow_other_pair)
     fraction = min((run.held_out for run in loaded if run.about["split"]), default=held_out)
     columns = [name for name in FEATURES if any(name in each.policy.features for each in asked)]
     texts = _texts(traces, lambda of: learned_from(of.prompt_id, fraction, share), size, columns, episode)

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from radar_rl.evaluation.agreement import MIN_POLICIES, Agreement
+from radar_rl.evaluation.style import plain
 from radar_rl.evaluation.tables import told_wide
 
 # From so many policies on, the better half of them is looked at by itself.
@@ -205,7 +206,5 @@ def _panel(axes: Axes, own: pl.DataFrame, names: list[str], colours: dict[str, s
             number, point, xytext=place, textcoords="offset points", ha="center", va="center", fontsize=7.5, zorder=4
         )
     axes.set_xlim(float(ends[0]), float(ends[1]))
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(color="#e6e6e6", lw=0.8)
-    axes.set_axisbelow(True)
+    plain(axes)
     axes.legend(fontsize=8, frameon=False, loc="upper left")

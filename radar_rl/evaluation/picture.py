@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from radar_rl.evaluation.compare import ALL_TASKS
+from radar_rl.evaluation.style import COLOURS, INK, plain
 
-COLOURS = {"static": "#8a8f98", "rule": "#b3761d", "learned": "#1f6fb4", "oracle": "#2b2d33"}
 TICKS = 5  # more run together where gains are wide
 MARKERS = {"rule": "X", "learned": "D", "oracle": "*"}
 
@@ -72,8 +72,7 @@ def _throughput(axes: Axes, entries: list[dict[str, Any]], baseline: str) -> Non
     axes.set_xlabel("draft calls per round")
     axes.set_ylabel("tokens per second")
     axes.margins(0.1)
-    _plain(axes)
-    axes.grid(color="#e6e6e6", lw=0.8)
+    plain(axes)
     axes.legend(fontsize=8, frameon=False)
 
 
@@ -115,7 +114,7 @@ def _gains(axes: Axes, shown: list[dict[str, Any]], baseline: str) -> None:
             note += f" · {round(closed, 2) + 0.0:.0%} of the gap"  # no negative nothing
         end = max(gain, 0.0 if high is None else high - 1, 0.0)
         axes.annotate(note, (end, height), xytext=(3, 0), textcoords="offset points", va="center", fontsize=8)
-    axes.axvline(0, color="#2b2d33", lw=1)
+    axes.axvline(0, color=INK, lw=1)
     axes.set_yticks(range(len(shown)), [entry["policy"] for entry in shown], fontsize=8)
     for label, entry in zip(axes.get_yticklabels(), shown, strict=True):
         label.set_color(COLOURS[entry["kind"]])
@@ -129,10 +128,4 @@ def _gains(axes: Axes, shown: list[dict[str, Any]], baseline: str) -> None:
     left, right = min(min(lows) - 1, 0.0), max(float(gains.max()), 0.01)
     axes.set_xlim(left - 0.04 * (right - left), right + 0.35 * (right - left))
     axes.set_ylim(len(shown) - 0.4, -0.6)
-    _plain(axes)
-    axes.grid(axis="x", color="#e6e6e6", lw=0.8)
-
-
-def _plain(axes: Axes) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.set_axisbelow(True)
+    plain(axes, "x")

@@ -2,13 +2,12 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from radar_rl.errors import ConfigError
+from radar_rl.rollouts.pricing import profile_for
 from radar_rl.rollouts.trace import TraceSettings
-from radar_rl.runtime.profiler import resolve_hardware
 from radar_rl.speculative.hardware import HardwareProfile
 
 # What ``hardware=`` may be: a file or a name, None for this machine, or several of them.
@@ -40,16 +39,7 @@ def profiles(
     if not isinstance(named, Sequence) or not named or any(not isinstance(value, str | None) for value in named):
         raise ConfigError(f"hardware: expected FILE, NAME, null, or a list of them, [FILE,NAME,…]; got {hardware!r}")
     found = [
-        resolve_hardware(
-            value,
-            measured,
-            model,
-            max_depth=made.max_depth,
-            top_k=made.top_k,
-            tree_size=tree_size,
-            made_by=asdict(made),
-            allow_other_pair=allow_other_pair,
-        )
+        profile_for(made.read_for(tree_size), value, measured, model, allow_other_pair=allow_other_pair)
         for value in named
     ]
     slugs = [slug(profile.name) for profile in found]

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from radar_rl.evaluation.groups import Group, grouped, spread
+from radar_rl.evaluation.style import plain
 from radar_rl.offline.run import CURVE_FILE
 
 # Okabe and Ito's colours, which the colour-blind tell apart; further groups begin again, darker and with another dash.
@@ -86,7 +87,7 @@ def _gains(axes: Axes, rows: pl.DataFrame, groups: Sequence[Group], *, labelled:
     axes.xaxis.label.set_fontsize(8)
     if first["measured_hardware"]:
         axes.set_title(first["measured_hardware"], fontsize=9)
-    _plain(axes)
+    plain(axes, "x")
 
 
 def _curves(axes: Axes, folders: Sequence[Path], groups: Sequence[Group]) -> None:
@@ -110,7 +111,7 @@ def _curves(axes: Axes, folders: Sequence[Path], groups: Sequence[Group]) -> Non
         axes.plot(step, table["mean"].to_numpy(), dash, color=colour, lw=1.4)
     axes.set_xlabel("updates", fontsize=8)
     axes.set_ylabel("tokens per second, training prompts\nmean over seeds, lowest to highest", fontsize=8)
-    _plain(axes)
+    plain(axes, "x")
 
 
 def _curve(folder: Path) -> pl.DataFrame | None:
@@ -119,9 +120,3 @@ def _curve(folder: Path) -> pl.DataFrame | None:
     curve = pl.read_parquet(file) if file.is_file() else pl.DataFrame()
     wanted = ("step", "tokens_per_second")
     return curve.select(pl.col(name).cast(pl.Float64) for name in wanted) if set(wanted) <= set(curve.columns) else None
-
-
-def _plain(axes: Axes) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.set_axisbelow(True)
-    axes.grid(axis="x", color="#e6e6e6", lw=0.8)

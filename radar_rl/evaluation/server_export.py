@@ -20,7 +20,7 @@ from radar_rl.rollouts import data_digest, load_trace, trace_settings
 from radar_rl.rollouts.split import held_out as is_held_out
 from radar_rl.rollouts.storage import Store
 from radar_rl.rollouts.trace import Trace, TraceSettings
-from radar_rl.runtime.profiler import resolve_hardware
+from radar_rl.runtime.profiler import named_hardware
 from radar_rl.speculative.hardware import HardwareProfile
 from radar_rl.speculative.pair import POCKET
 
@@ -78,6 +78,10 @@ def export_server(
 
     Returns:
         What was tried and found.
+
+    Raises:
+        ConfigError: ``traces`` or ``hardware`` is not given, the server or head is unknown, or a number out of range.
+        TraceError: the trace does not tell what the server's drafts would have had accepted.
     """
     server = _server(name, head)
     if traces is None or hardware is None:
@@ -90,12 +94,12 @@ def export_server(
     _check_shape(server, name, made, traces)
     loaded = None if run is None else load_run(run)
     share = held_out if loaded is None else loaded.held_out
-    machine = _profile(hardware, made)
+    machine = named_hardware(hardware)
     columns = server.features if set(server.features) <= set(made.features) else ()
     half = _Half(traces, share, True, columns)
     learned = None
     if loaded is not None:
-        seconds = machine if run_hardware is None else _profile(run_hardware, made)
+        seconds = machine if run_hardware is None else named_hardware(run_hardware)
         learned = loaded.name, _learned(loaded, half, run_traces, seconds, allow_other_pair)
     tuned = tune(server, made, columns, machine, replace(half, held_out=False), half, batches)
     table = [(row.batch, row.calls) for row in tuned.table]
@@ -157,12 +161,6 @@ def _check_shape(server: Server, name: str, made: TraceSettings, traces: str) ->
         f"format={name}: {server.label} drafts chains; {traces} was collected with top_k={made.top_k} and "
         f"tree_size={made.tree_size}, which does not tell which accepted tokens lie on one. Trace the very same texts "
         f"again, with the same model=; nothing is decoded: {again}{columns} out=FOLDER"
-    )
-
-
-def _profile(hardware: str, made: TraceSettings) -> HardwareProfile:
-    return resolve_hardware(
-        hardware, Path(hardware), {}, max_depth=made.max_depth, top_k=made.top_k, tree_size=made.tree_size
     )
 
 

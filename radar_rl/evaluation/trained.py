@@ -25,6 +25,11 @@ log = logging.getLogger(__name__)
 def agreed_tree_size(runs: Sequence[Run], made: TraceSettings, asked: int | None) -> int:
     """Nodes verified: what was asked for, else the runs', else the trace's.
 
+    Args:
+        runs: the trained runs to compare.
+        made: what the trace was made with.
+        asked: nodes asked for; None: none.
+
     Raises:
         TraceError: the trace cannot be read for trees of that size, or a run was trained for another one.
     """
@@ -47,6 +52,11 @@ def agreed_tree_size(runs: Sequence[Run], made: TraceSettings, asked: int | None
 
 def check_fits(run: Run, made: TraceSettings, allow_other_pair: bool) -> None:
     """Refuse a trace that a run's policy cannot read, or that another pair made.
+
+    Args:
+        run: the trained run.
+        made: what the trace was made with.
+        allow_other_pair: let a trace of another pair pass.
 
     Raises:
         TraceError: saying what differs.
@@ -111,7 +121,13 @@ class Trained:
 
     @classmethod
     def of(cls, name: str, run: Run, outcomes: Outcomes) -> "Trained":
-        """A run, asked about every row of the held-out texts; whichever machine the ``outcomes`` are of."""
+        """A run, asked about every row of the held-out texts.
+
+        Args:
+            name: what the tables call it.
+            run: the trained run.
+            outcomes: of the held-out texts, on whichever machine.
+        """
         depths = policy_depths(outcomes, run.policy)
         return cls(name, run, depths, decision_microseconds(outcomes.trace, run.policy))
 

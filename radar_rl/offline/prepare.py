@@ -14,6 +14,7 @@ from radar_rl.offline.transitions import Episode
 from radar_rl.offline.walk import Outcomes
 from radar_rl.policies.observation import DEFAULT_FEATURES, ObservationSpec, check_names
 from radar_rl.rollouts import load_rollouts, load_trace, rollout_settings, trace_settings
+from radar_rl.rollouts.pricing import profile_for
 from radar_rl.rollouts.reward import Reward
 from radar_rl.rollouts.split import learned_from
 from radar_rl.rollouts.trace import TraceSettings
@@ -153,17 +154,8 @@ class _TraceSource:
         model: Mapping[str, Any],
     ) -> "_TraceSource":
         made = trace_settings(traces)
-        size = made.read_for(tree_size).tree_size
-        profile = resolve_hardware(
-            hardware,
-            measured,
-            model,
-            max_depth=made.max_depth,
-            top_k=made.top_k,
-            tree_size=size,
-            made_by=asdict(made),
-        )
-        return cls(traces, profile, behaviour, size, made)
+        read = made.read_for(tree_size)
+        return cls(traces, profile_for(read, hardware, measured, model), behaviour, read.tree_size, made)
 
     @property
     def max_depth(self) -> int:

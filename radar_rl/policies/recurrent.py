@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from radar_rl.errors import ArtifactError, InputError
+from radar_rl.errors import ArtifactError, InputError, in_words
 from radar_rl.policies.observation import NAN_SEEN
 from radar_rl.policies.protocol import CONTINUE, STOP, MemorylessPolicy, States
 from radar_rl.policies.random import coin
@@ -313,9 +313,7 @@ def check_weights(weights: Mapping[str, Array]) -> None:
     names = set(weight_shapes(0, 0, 0))
     missing, unexpected = sorted(names - set(weights)), sorted(set(weights) - names)
     if missing or unexpected:
-        raise ArtifactError(
-            f"not a policy of RADAR's: missing {missing or 'nothing'}, unexpected {unexpected or 'nothing'}"
-        )
+        raise ArtifactError(f"not a policy of RADAR's: {in_words(missing=missing, unexpected=unexpected)}")
     into, between = weights["lstm.weight_ih_l0"].shape, weights["lstm.weight_hh_l0"].shape
     inner = weights["mlp.0.bias"].shape
     sizes = (into[1] if len(into) == 2 else 0, between[1] if len(between) == 2 else 0, inner[0] if inner else 0)

@@ -10,6 +10,7 @@ import polars as pl
 from rich.console import Console
 from rich.table import Table
 
+from radar_rl.console import wide_console
 from radar_rl.rollouts.manifest import DataSet
 from radar_rl.rollouts.reading import trace_parts, trace_settings
 from radar_rl.rollouts.storage import Store
@@ -59,10 +60,7 @@ def describe(*, traces: str, tree_size: int | None) -> Description:
         TraceError: the folder holds no trace, or a file is damaged.
     """
     described = description(traces, tree_size=tree_size)
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = WIDTH  # a log or a pipe has no width of its own
-    print_description(described, traces, console)
+    print_description(described, traces, wide_console(WIDTH))
     return described
 
 
@@ -95,7 +93,7 @@ def description(path: str | Path, *, tree_size: int | None = None) -> Descriptio
                     counts[str(name)][key] += int(total)
         for name, prompt_id in zip(texts.task, texts.prompt_id, strict=True):
             prompts[name].add(prompt_id)
-        for name, table in zip(names, _totals(part, task, row_task, len(names)), strict=True):
+        for name, table in zip(names, _totals(part, row_task, len(names)), strict=True):
             totals[str(name)] += table
     tasks = sorted(counts)
     if len(tasks) > 1:
@@ -121,7 +119,7 @@ def description(path: str | Path, *, tree_size: int | None = None) -> Descriptio
     )
 
 
-def _totals(part: Trace, task: Any, row_task: Any, tasks: int) -> Any:
+def _totals(part: Trace, row_task: Any, tasks: int) -> Any:
     """Rounds, emitted tokens, rows reached and accepted, per static depth or level: [tasks, 4, max_depth] int64."""
     depth = part.settings.max_depth
     totals = np.zeros((tasks, 4, depth), dtype=np.int64)

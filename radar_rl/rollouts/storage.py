@@ -81,6 +81,9 @@ class Store:
 
         Args:
             hidden: those that begin with a dot, which are no data, instead of the others.
+
+        Raises:
+            InputError: the folder cannot be read.
         """
         selector = fs.FileSelector(self.path(folder).rstrip("/"), allow_not_found=True)
         try:

@@ -10,7 +10,8 @@ from radar_rl.errors import ArtifactError
 from radar_rl.runtime.kinds import KINDS, MOST, check_keys
 
 FORMAT_VERSION = 1
-POLICY_KINDS = ("learned", "radar", "radar-sampled", *KINDS)
+NETWORKS = ("learned", "radar", "radar-sampled")
+"""Kinds of policies that are no rules; the rules' are ``KINDS``."""
 METADATA = (
     "target",
     "draft",
@@ -117,10 +118,9 @@ def check_config(values: Any, path: str) -> None:
     version = values["format_version"]
     if not _is_whole(version) or version != FORMAT_VERSION:
         raise ArtifactError(f"{path}: format version {version!r:.60}; this radar-rl reads version {FORMAT_VERSION}")
-    if values.get("kind") not in POLICY_KINDS:
-        raise ArtifactError(
-            f"{path}: unknown kind of policy {values.get('kind')!r:.60}; valid: {', '.join(POLICY_KINDS)}"
-        )
+    kinds = (*NETWORKS, *KINDS)
+    if values.get("kind") not in kinds:
+        raise ArtifactError(f"{path}: unknown kind of policy {values.get('kind')!r:.60}; valid: {', '.join(kinds)}")
     own = REQUIRED | (LEARNED if values.get("kind") == "learned" else {})
     check_keys(path, values, ("format_version", *own), OPTIONAL)
     _check(path, values, own, nullable=False)

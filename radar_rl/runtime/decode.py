@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
+from radar_rl.console import wide_console
 from radar_rl.errors import InputError, check_whole
 from radar_rl.policies import Policy, StaticDepth
 from radar_rl.runtime.artifact import load_artifact
@@ -14,7 +15,7 @@ from radar_rl.runtime.decoder import SHAPE, SpeculativeDecoder
 from radar_rl.runtime.models import pair_from_config
 from radar_rl.runtime.named import place_of, policy_from_string
 from radar_rl.runtime.prompts import Conversation, read_prompts
-from radar_rl.runtime.show import Format, Screen, beside, figures
+from radar_rl.runtime.show import Format, Screen, figures
 from radar_rl.runtime.ways import Way, Ways, alone, speculative
 from radar_rl.speculative.pair import Pair
 from radar_rl.speculative.text import DraftSource, Options
@@ -85,7 +86,7 @@ def decode(
     first = speculative(_called(decoder), decoder, options, side_by_side=several)
     rivals, static = _rivals(pair, first, about, options, several) if compare else ([], None)
     ways = Ways([first, *rivals])
-    console = beside()
+    console = wide_console(stderr=True)  # standard output is for texts
     asked = [Conversation(prompt) for prompt in given]
     ready = _ready(asked, pair, max_new_tokens, console)
     if compare:

@@ -174,7 +174,11 @@ class SpeculativeDecoder:
     def start_batch(
         self, prompts: Sequence[Sequence[int]], seeds: Sequence[int] | None = None, **options: Unpack[Options]
     ) -> SpeculativeBatch:
-        """Prefill prompts; the batch is what ``play`` decodes. Arguments and errors as of ``generate_batch``."""
+        """Prefill prompts; the batch is what ``play`` decodes. Arguments and errors as of ``generate_batch``.
+
+        Raises:
+            ConfigError: there are several prompts, and the policy learns from text to text.
+        """
         if len(prompts) > 1 and getattr(self._decides, "remembers", False):
             raise ConfigError(
                 f"policy {self.policy.name} learns from text to text, one after the other: decode {len(prompts)} "

@@ -18,10 +18,11 @@ from radar_rl.policies import Policy
 from radar_rl.runtime.artifact import MADE_FOR, load_artifact
 from radar_rl.runtime.decoder import SHAPE, SpeculativeDecoder, check_policy
 from radar_rl.runtime.delivery import Delivery, eos_of, new_tokens_of
-from radar_rl.runtime.lent import Head, check_kind, lent_pair
+from radar_rl.runtime.lent import Head, lent_pair
 from radar_rl.runtime.named import place_of, policy_from_string
 from radar_rl.runtime.processors import over_trees
 from radar_rl.speculative.pair import Pair
+from radar_rl.speculative.same_text import check_kind
 from radar_rl.speculative.text import DraftSource, Options
 
 # What a model's forward would be given and needs no honouring, as it changes no token.

@@ -41,7 +41,7 @@ class Kind(NamedTuple):
     form: str
 
 
-KINDS = {
+KINDS: dict[str, Kind] = {
     "static": Kind(StaticDepth, "depth", "static:DEPTH"),
     "threshold": Kind(ConfidenceThreshold, "threshold", "threshold:PROBABILITY"),
     "joint": Kind(JointConfidence, "threshold", "joint:PROBABILITY"),
@@ -58,7 +58,7 @@ KINDS = {
     "random": Kind(RandomStop, "probability", "random:PROBABILITY"),
     "gain": Kind(ExpectedGain, None, "gain"),
 }
-NAMED = tuple(kind.form for kind in KINDS.values() if kind.value is not None)
+"""By name. A kind that is added here at run time can be named, saved and loaded like the others."""
 
 MOST = 4096
 """Of draft calls, nodes, arms and the like in an artifact: more is damage, and would take its memory."""
@@ -71,6 +71,11 @@ READERS: dict[Any, Callable[[str], Any]] = {
     tuple[MemorylessPolicy, ...]: lambda text: tuple(rule_from_string(part) for part in text.split("+")),
     bool: lambda text: {"true": True, "false": False}[text.lower()],
 }
+
+
+def forms() -> list[str]:
+    """How the rules' names are written, of those that a name can say."""
+    return [kind.form for kind in KINDS.values() if kind.value is not None]
 
 
 def rule_from_string(text: str, seed: int = 0) -> Policy:
@@ -86,7 +91,7 @@ def rule_from_string(text: str, seed: int = 0) -> Policy:
     kind, _, rest = text.partition(":")
     made = KINDS.get(kind)
     if made is None:
-        raise ConfigError(f"policy {text!r}: unknown rule; expected {', '.join(NAMED)}")
+        raise ConfigError(f"policy {text!r}: unknown rule; expected {', '.join(forms())}")
     if made.value is None:
         raise ConfigError(
             f"policy {text!r}: its costs come from a hardware profile: let radar_rl.offline.tuning.tune_rules make it, "

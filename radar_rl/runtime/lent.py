@@ -12,21 +12,16 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
-import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from radar_rl.errors import CheckpointError, ConfigError
+from radar_rl.errors import CheckpointError
 from radar_rl.speculative.checkpoints import identity
 from radar_rl.speculative.formats import read_head
 from radar_rl.speculative.heads import DraftHead, Eagle2Head, Eagle3Head
 from radar_rl.speculative.pair import Pair, build_head, head_checkpoint, head_identity
-from radar_rl.speculative.target import Target, TargetCache
-
-PROBE = 8  # tokens
-SAME = {torch.float32: 1e-3, torch.float64: 1e-3}
-SAME_HALF = 5e-2
-"""Largest difference of two logits, as a share of the largest logit, that floating point explains."""
+from radar_rl.speculative.same_text import check_logits, own_logits
+from radar_rl.speculative.target import Target
 
 Head = str | Path | DraftHead
 
@@ -54,8 +49,8 @@ def lent_pair(model: PreTrainedModel, head: Head) -> Iterator[Pair]:
         head: a folder, a Hub id, ``pocket`` or ``pocket-eagle2``, or a head that was loaded with the model's weights.
 
     Raises:
-        CheckpointError: the head and the model don't fit each other, or no tree can go through the model.
-        ConfigError: the model's own logits are not those of its layers and output layer alone.
+        CheckpointError: the head and the model don't fit each other, no tree can go through the model, or its own
+            logits are not those of its layers and output layer alone.
         InputError: no such folder or Hub id.
     """
     with _opening:
@@ -104,7 +99,9 @@ def _pair_of(model: PreTrainedModel, head: Head) -> Pair:
         checkpoint = read_head(head_checkpoint(head))
         target = Target(model, eagle3=checkpoint.format != "eagle2", lent=True)
         placed, name = build_head(checkpoint, target), head_identity(head)
-    _check_logits(model, target)
+    own = own_logits(model)
+    with target.borrowed():
+        check_logits(target, own)
     folder = Path(model.config.name_or_path or "?")
     return Pair(
         target=target,
@@ -115,22 +112,6 @@ def _pair_of(model: PreTrainedModel, head: Head) -> Pair:
         target_identity=identity(folder.name, folder) if folder.is_dir() else "",
         draft_identity=name,
     )
-
-
-def check_kind(model: PreTrainedModel) -> None:
-    """Refuse models that are more than a decoder of text.
-
-    Raises:
-        CheckpointError: saying what it lacks.
-    """
-    kind, config = type(model).__name__, model.config
-    needed = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
-    lacking = [name for name in (*needed, "max_position_embeddings") if getattr(config, name, None) is None]
-    if config.is_encoder_decoder or config.get_text_config() is not config or lacking:
-        raise CheckpointError(
-            f"{kind}: expected a decoder-only model of text, such as Llama or Qwen"
-            + (f"; its config lacks {', '.join(lacking)}" if lacking else "")
-        )
 
 
 def _placed(head: DraftHead, target: Target) -> DraftHead:
@@ -153,20 +134,3 @@ def _placed(head: DraftHead, target: Target) -> DraftHead:
         head = copy.copy(head)  # whose weights stay shared
         head.target_logits = target.logits
     return head
-
-
-def _check_logits(model: PreTrainedModel, target: Target) -> None:
-    """Refuse a model that does something to its logits, or within attention, that our passes would leave out."""
-    probe = torch.arange(PROBE, device=target.device) % target.vocab_size
-    with torch.inference_mode():
-        whole: Any = model(input_ids=probe[None], use_cache=False)
-        theirs = whole.logits[0].float()
-        with target.borrowed():
-            hidden, _ = target.extend(probe, TargetCache(target.model, PROBE))
-            ours = target.logits(hidden)
-    limit = SAME.get(target.model.dtype, SAME_HALF) * float(theirs.abs().max())
-    if ours.shape != theirs.shape or not float((ours - theirs).abs().max()) <= limit:
-        raise ConfigError(
-            f"{type(model).__name__}: its logits are not what its layers and output layer give with plain attention "
-            "(soft-capped or scaled ones, for example); its text would not be its own"
-        )

@@ -5,7 +5,7 @@ from pathlib import Path
 from radar_rl.errors import ConfigError
 from radar_rl.policies import Policy, RadarPolicy, SampledRadar
 from radar_rl.runtime.artifact import load_policy
-from radar_rl.runtime.kinds import KINDS, NAMED, rule_from_string
+from radar_rl.runtime.kinds import KINDS, forms, rule_from_string
 
 SAMPLED = "sampled"
 
@@ -31,7 +31,7 @@ def policy_from_string(text: str, seed: int = 0) -> Policy:
         return _sampled(value, seed)
     if not Path(text).exists():
         raise ConfigError(
-            f"policy {text!r}: expected {', '.join(NAMED)} (,KEY=VALUE… may follow), sampled:PATH, the folder of an "
+            f"policy {text!r}: expected {', '.join(forms())} (,KEY=VALUE… may follow), sampled:PATH, the folder of an "
             "exported policy or a run, or a file of RADAR's weights"
         )
     return load_policy(text)

@@ -36,6 +36,12 @@ def measure(
     Texts are random tokens: what they say changes no second. Verification is measured whole (selection, the target's
     forward, acceptance, cache) at several node counts; a decision between two draft calls, of a network of the default
     size; rest is what a round takes beside its parts.
+
+    Args:
+        pair: target and draft head.
+        max_depth, top_k, tree_size: draft calls, beam width, nodes verified (root included).
+        repeats: rounds of each kind.
+        seed: of the texts.
     """
     generator = np.random.default_rng(seed)
     length = min(PROMPT_TOKENS, pair.max_positions // 4)
@@ -168,6 +174,15 @@ def resolve_hardware(
                 out=str(cache), model=model, max_depth=max_depth, top_k=top_k, tree_size=tree_size, repeats=10, seed=0
             )
         return HardwareProfile.load(cache)
+    return named_hardware(value)
+
+
+def named_hardware(value: str) -> HardwareProfile:
+    """The profile of a file, or of a name that ships.
+
+    Raises:
+        ConfigError: it is neither.
+    """
     if value in configs.choices("hardware"):
         return HardwareProfile.from_mapping(configs.load("hardware", value), f"configs/hardware/{value}.yaml")
     if not Path(value).is_file():
@@ -179,7 +194,11 @@ def resolve_hardware(
 def profile(
     *, out: str, model: Mapping[str, Any], max_depth: int, top_k: int, tree_size: int, repeats: int, seed: int
 ) -> HardwareProfile:
-    """The verb ``profile``: measure this machine, print what it costs, write the profile to ``out``."""
+    """The verb ``profile``: measure this machine, print what it costs, write the profile to ``out``.
+
+    Raises:
+        ConfigError: ``repeats`` is below 1.
+    """
     if repeats < 1:
         raise ConfigError(f"repeats: expected at least 1, got {repeats}")
     pair = pair_from_config(model)

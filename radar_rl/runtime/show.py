@@ -20,16 +20,7 @@ from radar_rl.speculative.tree import Source
 
 Format = Literal["text", "jsonl"]
 
-WIDTH = 100
 LEGEND = "accepted → the target's own"
-
-
-def beside() -> Console:
-    """Where all but the texts goes: standard error, in colour on a terminal."""
-    console = Console(stderr=True, highlight=False)
-    if not console.is_terminal:
-        console.width = WIDTH
-    return console
 
 
 class Screen:

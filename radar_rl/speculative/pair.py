@@ -26,6 +26,7 @@ from radar_rl.speculative.formats import (
 )
 from radar_rl.speculative.graphs import Arena, cuda_capture
 from radar_rl.speculative.heads import DraftHead, Eagle2Head, Eagle3Head
+from radar_rl.speculative.same_text import check_kind, check_logits, own_logits
 from radar_rl.speculative.target import Target
 
 log = getLogger(__name__)
@@ -126,6 +127,10 @@ class Pair:
     def check_shape(self, max_depth: int, top_k: int, tree_size: int, widen_first_level: bool) -> None:
         """Refuse a draft tree that the head cannot grow.
 
+        Args:
+            max_depth, top_k, tree_size: draft calls, beam width, nodes verified (root included).
+            widen_first_level: whether the first level may hold more than ``top_k`` nodes.
+
         Raises:
             InputError: a number is out of range.
         """
@@ -186,7 +191,8 @@ def load_pair(
         cuda_graphs: capture the draft call at each depth and the verification of full trees, see ``Pair.with_graphs``.
 
     Raises:
-        CheckpointError: a tensor is missing, unexpected or of another shape than the target asks for.
+        CheckpointError: a tensor is missing, unexpected or of another shape than the target asks for; the target is no
+            decoder of text, no tree can go through it, or its logits are more than its output layer of its layers.
         InputError: no such folder, Hub id, dtype or device.
     """
     draft = target if draft is None else draft
@@ -199,9 +205,12 @@ def load_pair(
     target_folder = target_checkpoint(target)
     checkpoint = read_head(head_checkpoint(draft))
     model = _load_target(target_folder, dtype, device)
+    check_kind(model)
+    own = own_logits(model)
     wrapped = Target(model, eagle3=checkpoint.format != "eagle2")
     head = build_head(checkpoint, wrapped)
     speed_up(model)
+    check_logits(wrapped, own)
     _say_what_is_not_applied(model)
     target_identity, draft_identity = pair_identities(target, draft)
     tokenizer = None

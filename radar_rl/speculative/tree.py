@@ -41,7 +41,11 @@ class DraftTree:
         return cls(tokens, parents, depths, arrays[3].astype(np.float32), arrays[4].astype(np.uint8))
 
     def path(self, tokens: Sequence[int]) -> NDArray[np.bool_]:
-        """Which nodes lie on the way from the root along some tokens, the root included: [n] bool."""
+        """Which nodes lie on the way from the root along some tokens, the root included: [n] bool.
+
+        Raises:
+            ValueError: no child on the way is the next token.
+        """
         on_path = np.zeros(len(self.token_array), dtype=np.bool_)
         node = 0
         on_path[0] = True
@@ -246,9 +250,7 @@ class TreeGrowth:
         further, head = self.further, self.head
         more = () if further is None else (of(self.scores[:, :first]), *further.inputs(which))
 
-        def after(
-            output: Tensor, log_probs: Tensor, before: Tensor, ancestors: Tensor, *more: Tensor
-        ) -> Outputs:
+        def after(output: Tensor, log_probs: Tensor, before: Tensor, ancestors: Tensor, *more: Tensor) -> Outputs:
             best = log_probs.topk(k, dim=-1)  # [B, k, k]
             scores = (best.values + before[:, :, None]).flatten(1)  # [B, k²]
             tokens = head.draft_to_target[best.indices].flatten(1)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,7 @@ from radar_rl.policies import (
 from radar_rl.runtime import load_artifact, load_policy, save_policy
 from radar_rl.runtime.artifact import read_config
 from radar_rl.runtime.export import export
+from radar_rl.runtime.kinds import KINDS, Kind
 from radar_rl.runtime.named import policy_from_string
 
 SPEC = ObservationSpec(max_depth=3, top_k=2)
@@ -79,6 +81,23 @@ def test_every_kind_of_policy_comes_back_as_it_was(policy: Policy, tmp_path: Pat
         confidences = np.random.default_rng(1).normal(size=(9, 3, 2)).astype(np.float16)
         depth = np.full(9, 2)
         assert np.array_equal(policy.outputs(States(confidences, depth)), again.outputs(States(confidences, depth)))
+
+
+@dataclass
+class Outsider(StaticDepth):
+    """A rule of somebody else's package."""
+
+
+def test_a_kind_registered_from_outside_is_named_saved_and_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ArtifactError, match="no exported form"):
+        save_policy(tmp_path, Outsider(2), {})
+    monkeypatch.setitem(KINDS, "outsider", Kind(Outsider, "depth", "outsider:DEPTH"))
+    save_policy(tmp_path, policy_from_string("outsider:2"), {})
+    assert load_policy(tmp_path) == Outsider(2)
+    with pytest.raises(ConfigError, match="outsider:DEPTH"):
+        policy_from_string("nothing:1")
 
 
 def sign(folder: Path, tensors: dict[str, np.ndarray], **edit: object) -> Path:

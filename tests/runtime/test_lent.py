@@ -21,7 +21,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from radar_rl.errors import CheckpointError, ConfigError
+from radar_rl.errors import CheckpointError
 from radar_rl.runtime import radar_generate
 from radar_rl.runtime.lent import lent_pair
 from radar_rl.speculative import Pair, load_pair
@@ -165,7 +165,7 @@ def test_a_model_that_caps_its_logits_is_refused_not_misread(capped: str, tmp_pa
     model: Any = Gemma2ForCausalLM(Gemma2Config(**SIZES, sliding_window=16, **caps)).eval()
     write_head(tmp_path, model)
     model.set_attn_implementation("eager")
-    with pytest.raises(ConfigError, match="soft-capped"):
+    with pytest.raises(CheckpointError, match="soft-capped"):
         generated(model, tmp_path)
     assert model.config._attn_implementation == "eager"
 

@@ -92,6 +92,12 @@ def texts(pocket: Pair, prompts: list[list[int]]) -> Texts:
     }
 
 
+@given(
+    policy=policies,
+    temperature=st.sampled_from((0.0, 1.0)),
+    source=st.sampled_from(DRAFT_SOURCES),
+    one=st.integers(0, 2),
+)
 def check(
     pair: Pair,
     prompts: list[list[int]],
@@ -108,38 +114,6 @@ def check(
     assert [out.token_ids for out in together] == [texts[i, temperature] for i in range(3)]
 
 
-cases = given(
-    policy=policies,
-    temperature=st.sampled_from((0.0, 1.0)),
-    source=st.sampled_from(DRAFT_SOURCES),
-    one=st.integers(0, 2),
-)
-
-
-@settings(max_examples=10, deadline=None)
-@cases
-def test_no_decision_changes_the_text(
-    pocket: Pair,
-    prompts: list[list[int]],
-    texts: Texts,
-    policy: Policy,
-    temperature: float,
-    source: DraftSource,
-    one: int,
-) -> None:
-    check(pocket, prompts, texts, policy, temperature, source, one)
-
-
-@pytest.mark.slow
-@settings(max_examples=200, deadline=None)
-@cases
-def test_no_decision_changes_the_text_in_many_cases(
-    pocket: Pair,
-    prompts: list[list[int]],
-    texts: Texts,
-    policy: Policy,
-    temperature: float,
-    source: DraftSource,
-    one: int,
-) -> None:
-    check(pocket, prompts, texts, policy, temperature, source, one)
+@pytest.mark.parametrize("examples", [10, pytest.param(200, marks=pytest.mark.slow)])
+def test_no_decision_changes_the_text(examples: int, pocket: Pair, prompts: list[list[int]], texts: Texts) -> None:
+    settings(max_examples=examples, deadline=None)(check)(pocket, prompts, texts)

@@ -6,9 +6,16 @@ from typing import Any
 import pytest
 import torch
 from tiny_models import FAMILIES, SIZES, VOCABULARY, write_pair
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import (
+    CohereConfig,
+    CohereForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
 
-from radar_rl.errors import CheckpointError
+from radar_rl.errors import CheckpointError, ModelOutputError
 from radar_rl.policies import StaticDepth
 from radar_rl.runtime import SpeculativeDecoder, autoregressive
 from radar_rl.speculative import Pair, load_pair
@@ -78,3 +85,27 @@ def test_positions_that_move_with_the_text_are_refused(tmp_path: Path) -> None:
     rope = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}
     with pytest.raises(CheckpointError, match=r"rope type 'dynamic'.*expected default, linear, llama3 or yarn"):
         Target(LlamaForCausalLM(LlamaConfig(**SIZES, rope_parameters=rope)), eagle3=True)
+
+
+def test_targets_whose_text_would_not_be_their_own_are_refused(tmp_path: Path) -> None:
+    llama = LlamaForCausalLM(LlamaConfig(**SIZES))
+    _, head = write_pair(tmp_path, llama)
+    shape = {"vocab_size": VOCABULARY, "n_embd": 32, "n_layer": 6, "n_head": 4}
+    for model, message in (
+        (
+            CohereForCausalLM(CohereConfig(**SIZES, logit_scale=0.25)),
+            "cohere: its logits are not .* Known to work",
+        ),
+        (GPT2LMHeadModel(GPT2Config(**shape)), "expected a decoder-only model of text"),
+    ):
+        model.save_pretrained(tmp_path / "other")
+        with pytest.raises(CheckpointError, match=message):
+            load_pair(tmp_path / "other", head)
+
+
+def test_weights_that_are_not_numbers_are_told_where_they_decode(tmp_path: Path) -> None:
+    model = LlamaForCausalLM(LlamaConfig(**SIZES))
+    model.lm_head.weight.data[:] = torch.nan
+    pair = load_pair(*write_pair(tmp_path, model))
+    with pytest.raises(ModelOutputError):
+        list(autoregressive(pair, [3, 4, 5], max_new_tokens=2))

@@ -73,7 +73,7 @@ class Prices:
     def around(
         cls, machine: HardwareProfile, texts: Texts, rounds: NDArray[np.int64], statics: Sequence[Stops]
     ) -> "Prices":
-        """1 % … 40 %, and what the machine's draft calls cost."""
+        """1 % … 40 %, and what the machine's draft calls cost; arguments are the attributes."""
         own = machine.draft_share(int(texts.nodes[-1]))
         shares = {*PRICES, own} if PRICES[0] <= own <= PRICES[-1] else set(PRICES)
         return cls(machine, texts, tuple(sorted(shares)), rounds, statics)
@@ -169,34 +169,14 @@ def _lines(axes: Axes, prices: Prices, lines: Sequence[Line], width: float) -> N
     top = max(float(line.gains.max()) for line in lines)
     low = max(min(float(line.gains.min()) for line in lines), LOWEST)
     axes.set_ylim(low - 0.05 * (top - low), top + 0.06 * (top - low))
-    _labels(axes, lines, shares, width)
+    _labels(axes, lines, width)
     if shares[0] <= prices.own <= shares[-1]:
         axes.axvline(prices.own, color=LINE, lw=1, zorder=1)
-        axes.annotate(
-            f"here: {percent(prices.own)}",
-            (prices.own, 0.985),
-            xycoords=("data", "axes fraction"),
-            xytext=(4, 0),
-            textcoords="offset points",
-            va="top",
-            fontsize=8.5,
-            color=MUTED,
-            bbox=patch(),
-        )
+        _note(axes, f"here: {percent(prices.own)}", prices.own, 0.985, left=4, size=8.5)
     shown: list[int] = []
     for share, depth in zip(shares[:-1], prices.tuned(), strict=False):
         if depth not in shown:
-            axes.annotate(
-                str(depth) if shown else f"depth {depth}",
-                (share, 0.015),
-                xycoords=("data", "axes fraction"),
-                xytext=(3, 0),
-                textcoords="offset points",
-                va="bottom",
-                fontsize=8,
-                color=MUTED,
-                bbox=patch(),
-            )
+            _note(axes, str(depth) if shown else f"depth {depth}", share, 0.015, left=3, size=8)
             shown.append(depth)
     axes.xaxis.set_major_locator(FixedLocator(TICKS))
     axes.xaxis.set_major_formatter(FixedFormatter([percent(tick, 0) for tick in TICKS]))
@@ -208,7 +188,22 @@ def _lines(axes: Axes, prices: Prices, lines: Sequence[Line], width: float) -> N
     axes.set_ylabel("tokens/s against the tuned depth")
 
 
-def _labels(axes: Axes, lines: Sequence[Line], shares: NDArray[np.float64], width: float) -> None:
+def _note(axes: Axes, words: str, price: float, height: float, left: float, size: float) -> None:
+    """Write ``left`` points beside a price, at a share of the chart's height."""
+    axes.annotate(
+        words,
+        (price, height),
+        xycoords=("data", "axes fraction"),
+        xytext=(left, 0),
+        textcoords="offset points",
+        va="top" if height > 0.5 else "bottom",
+        fontsize=size,
+        color=MUTED,
+        bbox=patch(),
+    )
+
+
+def _labels(axes: Axes, lines: Sequence[Line], width: float) -> None:
     """Names at the right ends, none on another."""
     low, high = axes.get_ylim()
     names = [*(folded(line.name, 18 if width == WIDE else 12, 3) for line in lines), "tuned depth"]

@@ -83,7 +83,13 @@ class Stops:
 def round_parts(
     machine: HardwareProfile, nodes: NDArray[np.int64], paid: NDArray[np.bool_]
 ) -> dict[str, NDArray[np.float64]]:
-    """Seconds of a round that stops after call 1 … L, by part: [L] each."""
+    """Seconds of a round that stops after call 1 … L, by part: [L] each.
+
+    Args:
+        machine: whose seconds.
+        nodes: [L], verified after each call.
+        paid: [L], whether stopping was decided on after the call.
+    """
     depth = len(nodes)
     return {
         "draft calls": np.cumsum(machine.draft(depth)),

@@ -1,23 +1,22 @@
 """``radar-rl report``: the story of a comparison in pictures, as one page."""
 
 import logging
-import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from radar_rl import configs
 from radar_rl.errors import ConfigError, TraceError
 from radar_rl.evaluation.evaluate import evaluate
 from radar_rl.evaluation.halves import Halves
 from radar_rl.evaluation.profiles import Hardware
 from radar_rl.evaluation.report.accepted import accepted_picture
 from radar_rl.evaluation.report.canvas import Picture
+from radar_rl.evaluation.report.cast import Cast
 from radar_rl.evaluation.report.evaluated import THRESHOLD, Evaluated, Row, best, depth_of, label, name_of, of_kind, the
 from radar_rl.evaluation.report.gains import gains_picture
+from radar_rl.evaluation.report.origin import command, origin
 from radar_rl.evaluation.report.page import Page
 from radar_rl.evaluation.report.prices import Line, Prices, prices_picture
 from radar_rl.evaluation.report.replay import Stops, Texts, follow, follow_oracle, static_rounds
@@ -25,18 +24,15 @@ from radar_rl.evaluation.report.round_time import Bar, Machine, round_time_pictu
 from radar_rl.evaluation.report.stopping import stopping_picture
 from radar_rl.evaluation.report.story import headline, machines_table, policies_table, summary, tiles
 from radar_rl.evaluation.report.sweep import sweep_picture
-from radar_rl.evaluation.report.wording import count, percent
+from radar_rl.evaluation.report.wording import percent
 from radar_rl.evaluation.trained import check_fits
-from radar_rl.offline.provenance import commit, versions
+from radar_rl.folders import made_folder
 from radar_rl.offline.ranges import SHARE, check_value
-from radar_rl.offline.results import runs_in
-from radar_rl.offline.run import Run, load_run
 from radar_rl.offline.walk import Outcomes
-from radar_rl.policies import Policy, StaticDepth
-from radar_rl.rollouts import data_digest, trace_settings
-from radar_rl.rollouts.trace import Trace, TraceSettings
-from radar_rl.runtime.profiler import resolve_hardware
-from radar_rl.speculative.features import FEATURES, columns_of
+from radar_rl.policies import StaticDepth
+from radar_rl.rollouts import trace_settings
+from radar_rl.rollouts.trace import Trace
+from radar_rl.runtime.profiler import named_hardware
 from radar_rl.speculative.hardware import HardwareProfile
 
 PAGE_FILE = "report.html"
@@ -82,13 +78,13 @@ def report(
         ``page`` and ``pictures``, paths; ``headline``; and the ``policy`` that it is about.
 
     Raises:
-        InputError: a folder does not hold what it should.
+        InputError: a folder does not hold what it should, or there is a file where ``out`` is to be.
         ConfigError: the evaluation lacks the machine, or it is not known where a run lies that is to be drawn.
         TraceError: the evaluation was made from other texts.
     """
     check_value("held_out", held_out, SHARE)
     folder = Path(out)
-    told = _command({name: value for name, value in locals().items() if name not in ("folder", "model")})
+    told = command({name: value for name, value in locals().items() if name not in ("folder", "model")})
     if sweep is not None:
         sweep_picture(sweep)  # what is wrong with it, before the work
     wanted = None
@@ -107,10 +103,10 @@ def report(
             resamples=resamples,
         )
     elif hardware is not None:
-        wanted = _profile(hardware, trace_settings(traces))
+        wanted = _profile(hardware)
     evaluated = Evaluated.read(evaluation or folder / EVALUATION_FOLDER)
     machine = evaluated.machine(wanted)
-    cast = _Cast.of(evaluated, runs)
+    cast = Cast.of(evaluated, runs)
     made = trace_settings(traces)
     for run in cast.runs.values():
         check_fits(run, made, allow_other_pair)
@@ -130,89 +126,17 @@ def report(
         tiles=tiles(row),
         tables=[table for table in tables if table is not None],
         pictures=pictures,
-        origin=_origin(told, traces, made, evaluated, texts, row),
+        origin=origin(told, traces, made, evaluated, texts, row),
     )
-    folder.mkdir(parents=True, exist_ok=True)
+    made_folder(folder)
     (folder / PAGE_FILE).write_text(page.html(), encoding="utf-8")
     saved = [str(picture.save(folder)) for picture in pictures]
     print(f"report: {page.headline} → {folder / PAGE_FILE}")
     return {"page": str(folder / PAGE_FILE), "pictures": saved, "headline": page.headline, "policy": row["policy"]}
 
 
-@dataclass(frozen=True)
-class _Cast:
-    """Who is drawn.
-
-    Attributes:
-        leads: of each machine of the evaluation, the policy that its story is about.
-        runs: the learned ones among them, by name.
-        rules: the others, by machine and name.
-    """
-
-    leads: tuple[Row, ...]
-    runs: dict[str, Run]
-    rules: dict[tuple[str, str], Policy]
-
-    @classmethod
-    def of(cls, evaluated: Evaluated, given: Sequence[str]) -> "_Cast":
-        """The policies of an evaluation that are drawn, with the runs that are given, or that it recorded.
-
-        Raises:
-            ConfigError: it is not known where one lies.
-        """
-        leads = tuple(best(evaluated.judged(machine)) for machine in evaluated.machines)
-        names = [row["policy"] for row in leads if row["kind"] == "learned"]
-        found = _named([load_run(folder) for folder in runs_in(given)], evaluated.learned())
-        for name, place in evaluated.learned().items():
-            if name in names and name not in found and place is not None and Path(place).is_dir():
-                found[name] = load_run(place)
-        if lost := sorted(set(names) - set(found)):
-            raise ConfigError(
-                f"runs: give the folders of {', '.join(lost)}, whose rounds are to be drawn; the evaluation does not "
-                "say where they lie, or they are gone"
-            )
-        rules = {
-            (machine.name, row["policy"]): evaluated.rule(machine, row["policy"])
-            for machine, lead in zip(evaluated.machines, leads, strict=True)
-            for row in evaluated.judged(machine)
-            if row["kind"] == "rule" and (row["policy"].startswith(THRESHOLD) or row["policy"] == lead["policy"])
-        }
-        return cls(leads, {name: found[name] for name in dict.fromkeys(names)}, rules)
-
-    def policy(self, row: Row) -> Policy:
-        """The policy of a row."""
-        if row["kind"] == "static":
-            return StaticDepth(depth_of(row["policy"]))
-        if row["kind"] == "learned":
-            return self.runs[row["policy"]].policy
-        return self.rules[row["hardware"], row["policy"]]
-
-    def held_out(self, evaluated: Evaluated) -> list[float]:
-        """What the runs say about the share of prompts that was held out."""
-        known = [run.held_out for run in self.runs.values()]
-        return known if evaluated.held_out is None else [*known, evaluated.held_out]
-
-    def columns(self) -> list[str]:
-        """The feature columns that they look at."""
-        policies = [*(run.policy for run in self.runs.values()), *self.rules.values()]
-        seen = {name for policy in policies for name in columns_of(getattr(policy, "features", ()))}
-        return [name for name in FEATURES if name in seen]
-
-
-def _named(runs: Sequence[Run], there: Mapping[str, str | None]) -> dict[str, Run]:
-    """Runs by what a table calls them: their own name, or as much of the end of their path as tells them apart."""
-    found = {}
-    for run in runs:
-        parts = run.folder.parts
-        called = [*("/".join(parts[-length:]) for length in range(len(parts), 0, -1)), run.name]
-        name = next((each for each in called if each in there), None)
-        if name is not None:
-            found[name] = run
-    return found
-
-
 def _pictures(
-    evaluated: Evaluated, machine: HardwareProfile, cast: _Cast, halves: Halves
+    evaluated: Evaluated, machine: HardwareProfile, cast: Cast, halves: Halves
 ) -> tuple[list[Picture], Texts]:
     """The figures that follow from walks over the texts."""
     # One half after the other: counts are all that is left of the training texts when the held-out ones are loaded.
@@ -241,7 +165,7 @@ def _pictures(
     }
     seen = {name: (row["kind"], own), **beside, "oracle": ("oracle", oracle)}
     prices = Prices.around(machine, texts, rounds, statics)
-    lines = _lines(prices, trace, evaluated, machine, cast, learned, (name, row, own))
+    lines = _lines(prices, trace, evaluated, cast, learned, (name, row, own))
     machines = []
     order = sorted(zip(evaluated.machines, cast.leads, strict=True), key=lambda pair: pair[0] != machine)
     for each, lead in order:
@@ -263,8 +187,7 @@ def _lines(
     prices: Prices,
     trace: Trace,
     evaluated: Evaluated,
-    machine: HardwareProfile,
-    cast: _Cast,
+    cast: Cast,
     learned: Mapping[str, Stops],
     main: tuple[str, Row, Stops],
 ) -> list[Line]:
@@ -338,7 +261,7 @@ def _check_same_texts(evaluated: Evaluated, machine: HardwareProfile, texts: Tex
         )
 
 
-def _profile(hardware: Hardware, made: TraceSettings) -> HardwareProfile:
+def _profile(hardware: Hardware) -> HardwareProfile:
     """The profile that ``hardware=`` names.
 
     Raises:
@@ -346,46 +269,4 @@ def _profile(hardware: Hardware, made: TraceSettings) -> HardwareProfile:
     """
     if not isinstance(hardware, str):
         raise ConfigError(f"hardware: with evaluation=, expected one of its profiles, a FILE or NAME; got {hardware!r}")
-    return resolve_hardware(hardware, Path(), {}, max_depth=made.max_depth, top_k=made.top_k, tree_size=made.tree_size)
-
-
-def _command(arguments: Mapping[str, Any]) -> str:
-    """The command that makes this page: what is not the default."""
-    defaults = configs.load("report")
-    own = {name: value for name, value in arguments.items() if value != defaults.get(name)}
-    return shlex.join(["radar-rl", "report", *(f"{name}={_written(value)}" for name, value in own.items())])
-
-
-def _written(value: Any) -> str:
-    return (
-        f"[{','.join(map(str, value))}]" if isinstance(value, Sequence) and not isinstance(value, str) else str(value)
-    )
-
-
-def _origin(
-    told: str, traces: str, made: TraceSettings, evaluated: Evaluated, texts: Texts, row: Row
-) -> dict[str, str]:
-    """Where the page comes from, by name."""
-    known = versions()
-    kept = int((texts.emitted > 0).sum())
-    sampled = "greedy" if made.temperature == 0 else f"temperature {made.temperature:g}"
-    return {
-        "command": told,
-        "trace": f"{traces}, data {data_digest(traces)}: {made.target} + {made.draft}, {sampled}",
-        "compared on": f"{count(kept)} texts of {count(row['prompts'])} held-out prompts, "
-        f"{count(int(texts.emitted.sum()))} tokens; tasks: {', '.join(texts.tasks)}",
-        "trees": f"{evaluated.made['tree_size']} nodes, {made.max_depth} draft calls at most, beams of {made.top_k}",
-        "learned": _learned(row),
-        "versions": ", ".join(f"{name} {version}" for name, version in known.items()),
-        "commit": commit() or "not a checkout",
-    }
-
-
-def _learned(row: Row) -> str:
-    if row["kind"] != "learned":
-        return f"nothing; {row['policy']} is a rule"
-    parts = {"trained for": row["trained_for"], "positions": row["positions"], "seed": row["seed"]}
-    said = "; ".join(
-        f"{name} {value:,}" if isinstance(value, int) else f"{name} {value}" for name, value in parts.items()
-    )
-    return f"{row['policy']}: {said}"
+    return named_hardware(hardware)

@@ -33,7 +33,15 @@ class Bar:
 
     @classmethod
     def of(cls, name: str, kind: str, stops: Stops, machine: HardwareProfile, texts: Texts) -> "Bar":
-        """A policy's mean round, over all texts."""
+        """A policy's mean round, over all texts.
+
+        Args:
+            name: what the picture calls it.
+            kind: ``static``, ``rule``, ``learned`` or ``oracle``.
+            stops: where it stops.
+            machine: whose seconds.
+            texts: what is decoded.
+        """
         rounds = int(stops.rounds.sum())
         parts = {part: seconds / rounds for part, seconds in stops.parts(machine, texts.nodes).items()}
         return cls(name, kind, parts, int(texts.emitted.sum()) / rounds)

@@ -29,7 +29,13 @@ def headline(row: Row, judged: Sequence[Row]) -> str:
 
 
 def summary(row: Row, judged: Sequence[Row], machine: HardwareProfile) -> list[str]:
-    """How sure the headline is, how far from the best possible, and what it holds for."""
+    """How sure the headline is, how far from the best possible, and what it holds for.
+
+    Args:
+        row: of the policy that the page is about.
+        judged: the rows over all tasks on its machine.
+        machine: the machine.
+    """
     oracle = the(judged, "oracle")
     alike = at_home(judged) if row["kind"] == "learned" else of_kind(judged, row["kind"])
     choice = (
