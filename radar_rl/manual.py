@@ -40,8 +40,8 @@ def overview(verbs: Mapping[str, str]) -> str:
         lines += textwrap.wrap(
             _purpose(verb),
             WIDTH,
-            initial_indent=f"  {spoken(verb):<16}",
-            subsequent_indent=" " * 18,
+            initial_indent=f"  {spoken(verb):<18}",
+            subsequent_indent=" " * 20,
             break_on_hyphens=False,
         )
     return OVERVIEW.format(verbs="\n".join(lines))
