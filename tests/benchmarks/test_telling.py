@@ -14,7 +14,8 @@ from radar_rl.speculative import Pair
 def test_a_measurement_is_printed_and_written(tmp_path: Path, capsys: pytest.CaptureFixture[str], pocket: Pair) -> None:
     out = tmp_path / "new" / "told.json"
     where = machine(pocket)
-    tell("bench thing", [Table("microseconds", title="how long"), in_line({"threads": 1, "torch": "2"})], where, str(out))
+    shown = [Table("microseconds", title="how long"), in_line({"threads": 1, "torch": "2"})]
+    tell("bench thing", shown, where, str(out))
     assert json.loads(out.read_text(encoding="utf-8")) == where
     said = capsys.readouterr().out
     assert "how long" in said
