@@ -79,11 +79,6 @@ class RoundMeasurement:
     rows: list[Row]
     prompts: int
 
-    @property
-    def rest_share(self) -> float:
-        """Share of a round that is neither draft call, decision nor the target's forward pass."""
-        return self.parts[REST] / sum(self.parts.values())
-
 
 class _AlwaysOn(MemorylessPolicy):
     """Asks a network of the default size and continues whatever it says: a decision's time at a fixed depth."""
