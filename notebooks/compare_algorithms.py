@@ -39,6 +39,7 @@ import polars.selectors as cs
 from matplotlib.ticker import MultipleLocator, PercentFormatter
 
 from radar_rl.cli import run
+from radar_rl.evaluation.style import INK, notebook_style
 from radar_rl.offline.run import load_run
 from radar_rl.offline.walk import Outcomes, choices, walk_policy
 from radar_rl.policies import ConfidenceThreshold, StaticDepth, oracle_depths
@@ -48,19 +49,8 @@ from radar_rl.speculative import HardwareProfile
 traces = Path(str(files("radar_rl"))) / "datasets" / "sample" / "traces"
 work = Path(tempfile.mkdtemp(prefix="radar-rl-"))  # everything is written here
 
-plt.rcParams.update(
-    {
-        "figure.dpi": 110,
-        "figure.constrained_layout.use": True,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.titlesize": 10,
-        "axes.titlelocation": "left",
-        "font.size": 9,
-        "legend.frameon": False,
-    }
-)
-INK, GREY = "#333333", "#999999"
+notebook_style()
+GREY = "#999999"
 COLOURS = {"cql": "#0072b2", "iql": "#56b4e9", "bc": "#009e73", "fitted": "#d55e00", "direct": "#e69f00"}
 
 # %% [markdown]
