@@ -1,6 +1,6 @@
 """Settings proposed by Optuna (https://optuna.org): ``hydra/sweeper=optuna``.
 
-The registry's hydra-optuna-sweeper (1.3.0) holds Optuna below 3, whose storages today's SQLAlchemy refuses. This one
+PyPI's hydra-optuna-sweeper (1.3.0) holds Optuna below 3, whose storages today's SQLAlchemy refuses. This one
 asks Optuna itself, and its study is a file, so that a killed one goes on.
 """
 

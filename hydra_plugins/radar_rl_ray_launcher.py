@@ -1,6 +1,6 @@
 """A sweep's jobs as plain Ray tasks: ``hydra/launcher=ray``.
 
-The registry's hydra-ray-launcher (1.2.2) wants a cloudpickle that joblib refuses, cannot attach to a running cluster
+PyPI's hydra-ray-launcher (1.2.2) wants a cloudpickle that joblib refuses, cannot attach to a running cluster
 unless told so in its own words, and gives the whole sweep up with the first worker that dies. This one has its keys
 (``hydra.launcher.ray.init`` and ``.remote``), so that nothing changes for a user on the day it can be used.
 """

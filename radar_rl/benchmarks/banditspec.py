@@ -26,7 +26,7 @@ from radar_rl.policies import Exp3Spec, Policy, StaticDepth, UcbSpec
 from radar_rl.progress import track
 from radar_rl.rollouts import load_trace
 from radar_rl.rollouts.collect import collect
-from radar_rl.rollouts.tasks import fitting, load_prompts
+from radar_rl.rollouts.tasks import digest, fitting, load_prompts
 from radar_rl.rollouts.writing import sequence_seed
 from radar_rl.runtime import SpeculativeDecoder
 from radar_rl.runtime.alone import autoregressive_batch
@@ -36,6 +36,7 @@ from radar_rl.runtime.profiler import measure as measure_hardware
 from radar_rl.speculative import HardwareProfile, Pair
 from radar_rl.speculative.checkpoints import read_config
 from radar_rl.speculative.pair import target_checkpoint
+from radar_rl.speculative.prompts import Prompt
 from radar_rl.speculative.text import Options
 
 WARM_UP_TOKENS = 24
@@ -147,16 +148,17 @@ def bench_banditspec(
     shape = {"max_depth": chosen["max_depth"], "top_k": top_k}
     shape["tree_size"] = tree_size or (chosen["max_depth"] + 1 if top_k == 1 else 60)
     told = {"targets": targets, **shape, "temperature": temperature, "seed": seed, "model": dict(model)}
+    prompts = load_prompts(chosen["tasks"], data_dir=data_dir, limit=chosen["limit"])
+    told["prompts"] = digest((f"{prompt.task}/{prompt.prompt_id}", _said(prompt)) for prompt in prompts)
     about = {"size": size, "paper": published("banditspec")["source"]}
     with experiment("banditspec", out, {**chosen, **told}, about) as work:
         traces = _collected(work, model, data_dir, {**chosen, **shape, "temperature": temperature, "seed": seed})
-        prompts = load_prompts(chosen["tasks"], data_dir=data_dir, limit=chosen["limit"])
         labels: dict[str, str] = {}
         for name in targets:
             pair = pair_from_config({**model, "architecture": name} if name == "qwen2" else model)
             family = pair.target.model.config.model_type
             labels[family], where = pair.label, machine(pair)
-            kept, _ = fitting(pair, prompts, chosen["max_new_tokens"])
+            kept, skipped = fitting(pair, prompts, chosen["max_new_tokens"])
             asked = Asked(
                 prompts=[ids for _, ids in kept],
                 seeds=[sequence_seed(seed, prompt.prompt_id, 0) for prompt, _ in kept],
@@ -176,8 +178,15 @@ def bench_banditspec(
     for shown in tables(found, labels, chosen["tasks"]):
         console.print(shown)
     console.print(differences(found, where, {**chosen, **told}))
+    if skipped:
+        console.print(f"{len(skipped)} prompts left out as longer than the context")
     console.print(f"bench banditspec: written to {out}")
     return found
+
+
+def _said(prompt: Prompt) -> Sequence[int]:
+    """A prompt as it stands in its set, as numbers."""
+    return prompt.token_ids or list((prompt.text or "").encode())
 
 
 def _check(chosen: Mapping[str, Any], targets: Sequence[str], model: Mapping[str, Any]) -> None:

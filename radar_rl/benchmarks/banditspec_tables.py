@@ -132,7 +132,8 @@ def differences(found: pl.DataFrame, machine: Mapping[str, Any], settings: Mappi
         machine: what the seconds depend on.
         settings: of the experiment.
     """
-    lengths, compared = published("banditspec")["speculation_lengths"], found.filter(pl.col("texts").is_not_null())
+    lengths = published("banditspec")["speculation_lengths"]
+    compared = found.filter(pl.col("texts").is_not_null(), pl.col("policy") != ALONE)
     drafts = "chains" if settings["top_k"] == 1 else f"trees of {settings['tree_size']} nodes"
     drawn = "greedy" if settings["temperature"] == 0 else f"temperature {settings['temperature']}"
     return "\n".join(

@@ -62,10 +62,12 @@ def machines_of(
             found.append(Machine(value, value, profile, f"{_about(value)} (configs/hardware/{value}.yaml)"))
         else:
             found.append(Machine(Path(value).stem, value, profile, f"{profile.name}; {value}"))
-    labels = [slug(machine.label) for machine in found]
-    double = sorted({machine.label for machine in found if labels.count(slug(machine.label)) > 1})
-    if double:
-        raise ConfigError(f"hardware: two machines are called {', '.join(double)}; rename a file")
+    for called in ("label", "profile's name"):  # tables go by the one, folders and matrices by the other
+        names = [machine.label if called == "label" else machine.profile.name for machine in found]
+        slugs = [slug(name) for name in names]
+        double = sorted({name for name in names if slugs.count(slug(name)) > 1})
+        if double:
+            raise ConfigError(f"hardware: two machines are called {', '.join(double)}; rename a file or its profile")
     return found
 
 

@@ -131,7 +131,7 @@ def bench_radar(
     about = {"held_out": held_out, "temperature": temperature, "seed": seed, **drafts}
     learns = {"algo": dict(algo), "observation": observation, "newest": newest, "batch_size": batch_size}
     settings = {**chosen, **about, **learns, "model": dict(model), "eagle2": second}
-    settings |= {"weights": weights, "hardware": hardware}
+    settings |= {"weights": weights, "hardware": hardware, "resamples": resamples}
     with experiment("radar", out, settings, {"size": size, "paper": published("radar")["source"]}) as work:
         place = work.folder
         profile = resolve_hardware(hardware, place / "hardware.json", model, **drafts)

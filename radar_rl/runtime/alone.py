@@ -101,14 +101,15 @@ def autoregressive_batch(
         after every forward.
 
     Raises:
-        InputError: a prompt cannot be decoded, or there are not as many seeds.
+        InputError: a prompt cannot be decoded, or a seed is no whole number, or there are not as many.
         ModelOutputError: the target's logits are not finite.
     """
     seeds = [0] * len(prompts) if seeds is None else seeds
     if not len(prompts) or len(seeds) != len(prompts):
         raise InputError(f"expected prompts and as many seeds, got {len(prompts)} prompts and {len(seeds)} seeds")
-    for ids in prompts:
+    for ids, seed in zip(prompts, seeds, strict=True):
         pair.check_prompt(ids, max_new_tokens)
+        check_whole("seed", seed, None)
     check_whole("prefill_chunk", prefill_chunk, 1)
     sampling = Sampling(temperature, sample_top_k, sample_top_p)
     noises = [PositionNoise(seed, pair.target.vocab_size, pair.target.device) for seed in seeds]

@@ -75,7 +75,7 @@ def test_both_targets_are_measured_and_a_killed_run_goes_on(
     assert replayed["replayed_tokens_per_second"].item() == pytest.approx(emitted / 0.004)  # two calls, a verification
     assert (tmp_path / "out" / "banditspec.png").stat().st_size > 10_000
     for words in (
-        "84 of 84 texts are those of the target alone",
+        "70 of 70 texts are those of the target alone",
         "as Qwen2",
         "EXP3Spec",
         "Table 1",
@@ -121,6 +121,16 @@ def test_a_text_that_differs_is_counted() -> None:
     found = {row["policy"]: row for row in figures(pl.DataFrame(changed)).iter_rows(named=True)}
     assert (found["ucbspec"]["same_text"], found["ucbspec"]["texts"]) == (1, 2)
     assert found["static-1"]["same_text"] == 2
+
+
+def test_other_prompts_of_the_same_name_are_other_work(run: Any, tmp_path: Path) -> None:
+    rows = tmp_path / "alpaca" / "eval.jsonl"
+    rows.parent.mkdir()
+    few = ["tasks=[alpaca]", f"data_dir={tmp_path}", "batches=[2]", "max_depth=1", "targets=[own]"]
+    rows.write_text('{"id": "0", "prompt": "Name a colour."}\n')
+    run(*few)
+    rows.write_text('{"id": "0", "prompt": "Name a fruit."}\n')
+    assert "prompts=" in run(*few, code=2)
 
 
 def test_every_prompt_is_in_a_batch_and_every_batch_is_full() -> None:

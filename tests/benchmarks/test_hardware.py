@@ -13,6 +13,7 @@ from radar_rl import cli
 from radar_rl.benchmarks import hardware
 from radar_rl.configs import load
 from radar_rl.offline import tuning
+from radar_rl.speculative import HardwareProfile
 from radar_rl.speculative.pair import pair_identities
 
 SMALL = ["steps=20", "batch_size=64", "seeds=[0]", "resamples=100"]
@@ -113,7 +114,10 @@ def test_this_machine_decodes_live_beside_the_replay(tmp_path: Path, capsys: pyt
 
 
 def test_what_cannot_be_retargeted_is_refused(traces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    share = HardwareProfile.from_mapping(load("hardware", "share_06"), "share_06")
+    share.save(tmp_path / "another.json")
     for wrong, told in (
+        (f"hardware=[share_06,{tmp_path}/another.json]", f"two machines are called {share.name}"),
         ("hardware=[share_06]", "at least two machines"),
         ("hardware=[share_06,share_06]", "two machines are called share_06"),
         ("hardware=[share_06,abacus]", "no profile of that name"),
