@@ -115,16 +115,7 @@ def bench_radar(
         SIZES,
         {"tasks": tasks, "limit": limit, "max_new_tokens": max_new_tokens, "steps": steps, "passes": passes},
     )
-    known = published("radar")["targets"]
-    if paper not in known:
-        raise ConfigError(f"paper={paper}: no such target; valid: {', '.join(known)}")
-    for name in ("limit", "passes"):
-        check_whole(name, chosen[name], 1)
-    check_value("steps", chosen["steps"], at_least(EPOCHS))
-    check_whole("max_new_tokens", chosen["max_new_tokens"], 2)  # the first one comes from the prefill
-    check_value("held_out", held_out, BETWEEN)
-    check_value("resamples", resamples, at_least(MIN_RESAMPLES))
-    check_value("seed", seed, SEED)
+    _check(chosen, paper, held_out, resamples, seed)
     second = _eagle2_head(eagle2, model)
     theirs = None if weights is None else policy_from_string(weights, seed)
     drafts: dict[str, Any] = {"max_depth": max_depth, "top_k": top_k, "tree_size": tree_size}
@@ -182,6 +173,20 @@ def bench_radar(
             shown=_shown(decoders, depth, str(algo["name"])),
         )
         return _told(work, contest, pair, texts, settings, paper, resamples)
+
+
+def _check(chosen: Mapping[str, Any], paper: str, held_out: float, resamples: int, seed: int) -> None:
+    """Refuse what cannot be measured."""
+    known = published("radar")["targets"]
+    if paper not in known:
+        raise ConfigError(f"paper={paper}: no such target; valid: {', '.join(known)}")
+    for name in ("limit", "passes"):
+        check_whole(name, chosen[name], 1)
+    check_value("steps", chosen["steps"], at_least(EPOCHS))
+    check_whole("max_new_tokens", chosen["max_new_tokens"], 2)  # the first one comes from the prefill
+    check_value("held_out", held_out, BETWEEN)
+    check_value("resamples", resamples, at_least(MIN_RESAMPLES))
+    check_value("seed", seed, SEED)
 
 
 def _eagle2_head(given: str | None, model: Mapping[str, Any]) -> str | None:
