@@ -4,6 +4,8 @@ from typing import Any
 
 import polars as pl
 
+from radar_rl.benchmarks.ratios import check_timed, ratio, relative
+
 ALONE = "autoregressive"
 BANDITS = ("ucbspec", "ucbspec-throughput", "exp3spec")
 BEST, WORST = "best arm", "worst arm"
@@ -45,10 +47,15 @@ def figures(measured: pl.DataFrame) -> pl.DataFrame:
         the best arm, one for all batches, that is lost; ``regret_hindsight``, that of the best arm of each batch;
         ``gain`` over the worst arm, one for all batches; ``more_rounds`` a text than the arm with the fewest, the
         paper's stopping-time regret (1). ``same_text`` counts texts that are those of the target alone. Replayed
-        figures, with their error against live ones, are null but for batches of 1.
+        figures, with their error against live ones, are null but for batches of 1. Where no text has a token after its
+        first one, every figure is null.
+
+    Raises:
+        InputError: that is so at every batch size.
     """
     replayed = measured.filter(pl.col("part") == REPLAY)
     live = measured.filter(~pl.col("part").is_in([WARM_UP, REPLAY]))
+    check_timed(live)
     rows: list[dict[str, Any]] = []
     for (target, batch), here in live.group_by("target", "batch", maintain_order=True):
         beside = replayed.filter((pl.col("target") == target) & (pl.col("batch") == batch))
@@ -57,17 +64,18 @@ def figures(measured: pl.DataFrame) -> pl.DataFrame:
 
 
 def _speeds(rows: pl.DataFrame) -> dict[str, float]:
-    """Tokens per second of each policy, over all rows."""
-    totals = rows.group_by("policy").agg(pl.col("tokens", "seconds").sum())
+    """Tokens per second of each policy that has any, over all rows."""
+    totals = rows.group_by("policy").agg(pl.col("tokens", "seconds").sum()).filter(pl.col("tokens") > 0)
     return {row["policy"]: row["tokens"] / row["seconds"] for row in totals.iter_rows(named=True)}
 
 
 def _of_size(live: pl.DataFrame, replayed: dict[str, float]) -> list[dict[str, Any]]:
     """The rows of one target and batch size."""
     speeds = _speeds(live)
-    arms = sorted((name for name in speeds if name not in (ALONE, *BANDITS)), key=lambda name: int(name.split("-")[1]))
+    tried = set(live["policy"]) - {ALONE, *BANDITS}
+    arms = sorted(tried, key=lambda name: int(name.split("-")[1]))
     speeds |= _in_hindsight(live, arms)
-    best, worst = (chosen(speeds[arm] for arm in arms) for chosen in (max, min))
+    best, worst = (chosen((speeds[arm] for arm in arms if arm in speeds), default=None) for chosen in (max, min))
     totals = live.group_by("policy").agg(
         pl.col("rounds", "draft_calls", "tokens").sum(), pl.col("texts").list.len().sum()
     )
@@ -77,30 +85,37 @@ def _of_size(live: pl.DataFrame, replayed: dict[str, float]) -> list[dict[str, A
     kinds = {ALONE: REFERENCE, **dict.fromkeys(arms, ARM), BEST: HINDSIGHT, WORST: HINDSIGHT}
     rows = []
     for name, kind in {**kinds, **dict.fromkeys(BANDITS, BANDIT)}.items():
-        own, speed = sums.get(name), speeds[name]
+        own, speed = sums.get(name), speeds.get(name)
         row: dict[str, Any] = {"policy": name, "kind": kind, "tokens_per_second": speed}
-        row["improvement"] = speed / speeds[ALONE]
+        row["improvement"] = ratio(speed, speeds.get(ALONE))
         if own is not None:
             row |= {"texts": own["texts"], "same_text": same[name]}
         if own is not None and own["rounds"]:
             row["acceptance_length"] = own["tokens"] / own["rounds"]
             row["draft_calls"] = own["draft_calls"] / own["rounds"]
         if own is not None and kind == BANDIT:
-            row |= {"regret": 1 - speed / best, "regret_hindsight": 1 - speed / speeds[BEST], "gain": speed / worst - 1}
+            row |= {"regret": _lost(speed, best), "regret_hindsight": _lost(speed, speeds.get(BEST))}
+            row["gain"] = relative(speed, worst)
             row["more_rounds"] = (own["rounds"] - fewest) / own["texts"]
         if name in replayed:
             row["replayed_tokens_per_second"] = replayed[name]
-            row["replayed_improvement"] = replayed[name] / replayed[ALONE]
-            row["replay_error"] = replayed[name] / speed - 1
+            row["replayed_improvement"] = ratio(replayed[name], replayed.get(ALONE))
+            row["replay_error"] = relative(replayed[name], speed)
         rows.append({column: row.get(column) for column in SCHEMA if column not in ("target", "batch")})
     return rows
+
+
+def _lost(speed: float | None, best: float | None) -> float | None:
+    """The share of the best throughput that is lost."""
+    share = ratio(speed, best)
+    return None if share is None else 1 - share
 
 
 def _in_hindsight(live: pl.DataFrame, arms: list[str]) -> dict[str, float]:
     """Tokens per second if every batch had its best arm, or its worst."""
     tried = live.filter(pl.col("policy").is_in(arms)).sort("seconds")  # an arm's batch has the same tokens as another's
-    chosen = {BEST: tried.group_by("part").first(), WORST: tried.group_by("part").last()}
-    return {name: float(rows["tokens"].sum()) / float(rows["seconds"].sum()) for name, rows in chosen.items()}
+    best, worst = tried.group_by("part").first(), tried.group_by("part").last()
+    return _speeds(pl.concat([best.with_columns(policy=pl.lit(BEST)), worst.with_columns(policy=pl.lit(WORST))]))
 
 
 def _same_texts(live: pl.DataFrame) -> dict[str, int]:

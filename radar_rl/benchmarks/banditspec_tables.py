@@ -9,6 +9,7 @@ from rich.table import Table
 
 from radar_rl.benchmarks.banditspec_figures import ALONE, BANDIT, BEST, WORST
 from radar_rl.benchmarks.published import published
+from radar_rl.benchmarks.ratios import relative, shown
 from radar_rl.benchmarks.telling import in_line
 
 WIDTH = 110
@@ -77,8 +78,8 @@ def _throughput(of_target: pl.DataFrame) -> Table:
     table = _table("batch", "alone,\ntokens/s", *map(called, names))
     for (batch,), here in of_target.group_by("batch", maintain_order=True):
         rows = {row["policy"]: row for row in here.iter_rows(named=True)}
-        cells = [f"{rows[name]['improvement']:.2f}×" for name in names]
-        table.add_row(str(batch), f"{rows[ALONE]['tokens_per_second']:.1f}", *cells)
+        cells = [shown("{:.2f}×", rows[name]["improvement"]) for name in names]
+        table.add_row(str(batch), shown("{:.1f}", rows[ALONE]["tokens_per_second"]), *cells)
     return table
 
 
@@ -88,8 +89,9 @@ def _regret(of_target: pl.DataFrame) -> Table:
     table = _table("batch", "bandit", *against, "draft\ncalls", "τ")
     for _, here in of_target.filter(pl.col("kind") == BANDIT).group_by("batch", maintain_order=True):
         for row in here.iter_rows(named=True):
-            told = [f"{row['regret']:+.1%}", f"{row['regret_hindsight']:+.1%}", f"{row['gain']:+.1%}"]
-            told += [f"{row['more_rounds']:+.1f}", f"{row['draft_calls']:.2f}", f"{row['acceptance_length']:.2f}"]
+            told = [shown("{:+.1%}", row[name]) for name in ("regret", "regret_hindsight", "gain")]
+            told += [f"{row['more_rounds']:+.1f}"]
+            told += [shown("{:.2f}", row[name]) for name in ("draft_calls", "acceptance_length")]
             table.add_row(str(row["batch"]), _one_line(row["policy"]), *told)
         table.add_section()
     return table
@@ -101,9 +103,9 @@ def _replayed(single: pl.DataFrame) -> Table:
     table = _table("policy", *columns)
     for row in single.filter(pl.col("replay_error").is_not_null()).iter_rows(named=True):
         speeds = [f"{row[name]:.1f}" for name in ("tokens_per_second", "replayed_tokens_per_second")]
-        gains = [f"{row[name]:.2f}×" for name in ("improvement", "replayed_improvement")]
-        relative = row["replayed_improvement"] / row["improvement"] - 1
-        table.add_row(_one_line(row["policy"]), *speeds, f"{row['replay_error']:+.1%}", *gains, f"{relative:+.1%}")
+        gains = [shown("{:.2f}×", row[name]) for name in ("improvement", "replayed_improvement")]
+        error = shown("{:+.1%}", relative(row["replayed_improvement"], row["improvement"]))
+        table.add_row(_one_line(row["policy"]), *speeds, f"{row['replay_error']:+.1%}", *gains, error)
     return table
 
 
@@ -114,9 +116,9 @@ def _beside_the_paper(single: pl.DataFrame, theirs: Mapping[str, tuple[float, fl
         if (name := PAPERS_NAME.get(row["policy"])) is None:
             continue
         accepted, speed = theirs[name]
-        own = "1.00" if row["acceptance_length"] is None else f"{row['acceptance_length']:.2f}"
+        own = "1.00" if row["policy"] == ALONE else shown("{:.2f}", row["acceptance_length"])
         gain = f"{speed / theirs['Vanilla'][1]:.2f}×"
-        table.add_row(_one_line(row["policy"]), own, f"{accepted:.2f}", f"{row['improvement']:.2f}×", gain)
+        table.add_row(_one_line(row["policy"]), own, f"{accepted:.2f}", shown("{:.2f}×", row["improvement"]), gain)
     return table
 
 

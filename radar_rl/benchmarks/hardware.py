@@ -12,7 +12,9 @@ from radar_rl.benchmarks.experiment import Experiment, experiment, sized
 from radar_rl.benchmarks.hardware_figures import live_figures, matrix_rows, replay_rows
 from radar_rl.benchmarks.hardware_live import decode_live
 from radar_rl.benchmarks.hardware_report import WIDTH, draw, live_table, matrix_table, replay_table
+from radar_rl.benchmarks.live import ALONE
 from radar_rl.benchmarks.machines import Machine, machines_of
+from radar_rl.benchmarks.ratios import ratio, shown
 from radar_rl.configs import load
 from radar_rl.console import wide_console
 from radar_rl.errors import ConfigError, check_whole
@@ -204,8 +206,9 @@ def _add(work: Experiment, rows: Sequence[Mapping[str, Any]]) -> None:
 
 def _told(work: Experiment, machines: Sequence[Machine], live: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
     """End the experiment's record, print the tables and what they are of, draw the picture."""
-    drafting = [row for row in live if row["draft_calls"]]
-    errors = {name: sum(abs(row[name]) for row in drafting) / len(drafting) for name in ERRORS if drafting}
+    drafting = [row for row in live if row["policy"] != ALONE]
+    known = {name: [abs(row[name]) for row in drafting if row[name] is not None] for name in ERRORS}
+    errors = {name: ratio(sum(some), len(some)) for name, some in known.items() if live}
     seconds = {machine.label: {"origin": machine.origin, **asdict(machine.profile)} for machine in machines}
     rows = work.finish(machines=seconds, live=live, mean_errors=errors)
     told = ["Where the seconds come from (nobody has published such a matrix, so no numbers stand beside it):"]
@@ -219,10 +222,10 @@ def _told(work: Experiment, machines: Sequence[Machine], live: Sequence[Mapping[
         told = [
             f"{same['same_text']} of {same['texts']} texts are the target's own, {same['same_rounds']} have the very "
             "rounds of the replay.",
-            f"The replay is off by {errors['error']:.1%} in tokens/s and by {errors['speedup_error']:.1%} in the "
-            "speedup over the target alone, on average over policies. The target's own error is how the machine has "
-            "changed since it was measured. A text's first round, in which the head reads the prompt too, is no part "
-            "of a profile.",
+            f"The replay is off by {shown('{:.1%}', errors['error'])} in tokens/s and by "
+            f"{shown('{:.1%}', errors['speedup_error'])} in the speedup over the target alone, on average over "
+            "policies. The target's own error is how the machine has changed since it was measured. A text's first "
+            "round, in which the head reads the prompt too, is no part of a profile.",
             *told,
         ]
     for line in told:

@@ -1,12 +1,13 @@
 """The figures of ``bench hardware``: what an evaluation says of each machine, and live seconds beside replayed ones."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import polars as pl
 
 from radar_rl.benchmarks.live import ALONE
 from radar_rl.benchmarks.machines import Machine
+from radar_rl.benchmarks.ratios import ratio, relative
 from radar_rl.evaluation.compare import headline
 from radar_rl.evaluation.retarget import retargetings
 
@@ -87,7 +88,7 @@ def live_figures(texts: pl.DataFrame) -> list[dict[str, Any]]:
         The target alone first: ``policy``, ``tau``, ``draft_calls`` a round; ``live`` and ``replayed`` tokens/s and the
         prediction's ``error`` (replayed / live − 1); ``live_speedup`` and ``replayed_speedup`` over the target alone
         and the ``speedup_error``; ``texts``, of which ``same_text`` are the target's own and ``same_rounds`` have the
-        very rounds of the replay.
+        very rounds of the replay. None: there is nothing to divide by, such as rounds of the target alone.
     """
     sums = texts.group_by("policy", maintain_order=True).agg(
         pl.col("tokens", "rounds", "draft_calls", "seconds", "replayed_seconds", "same_text", "same_rounds").sum(),
@@ -96,20 +97,25 @@ def live_figures(texts: pl.DataFrame) -> list[dict[str, Any]]:
     own = sums.row(by_predicate=pl.col("policy") == ALONE, named=True)
     told = []
     for row in sums.iter_rows(named=True):
-        live, replayed = row["tokens"] / row["seconds"], row["tokens"] / row["replayed_seconds"]
-        speedup, foreseen = own["seconds"] / row["seconds"], own["replayed_seconds"] / row["replayed_seconds"]
+        live, replayed = _speeds(row)
+        speedup, foreseen = (ratio(speed, alone) for speed, alone in zip((live, replayed), _speeds(own), strict=True))
         told.append(
             {
                 "policy": row["policy"],
-                "tau": row["tokens"] / row["rounds"] if row["rounds"] else None,
-                "draft_calls": row["draft_calls"] / row["rounds"] if row["rounds"] else None,
+                "tau": ratio(row["tokens"], row["rounds"]),
+                "draft_calls": ratio(row["draft_calls"], row["rounds"]),
                 "live": live,
                 "replayed": replayed,
-                "error": replayed / live - 1,
+                "error": relative(replayed, live),
                 "live_speedup": speedup,
                 "replayed_speedup": foreseen,
-                "speedup_error": foreseen / speedup - 1,
+                "speedup_error": relative(foreseen, speedup),
                 **{name: row[name] for name in ("texts", "same_text", "same_rounds")},
             }
         )
     return told
+
+
+def _speeds(sums: Mapping[str, Any]) -> tuple[float | None, float | None]:
+    """Tokens per second, live and replayed."""
+    return ratio(sums["tokens"], sums["seconds"]), ratio(sums["tokens"], sums["replayed_seconds"])

@@ -96,7 +96,7 @@ def _replayed(
     ids = trace.sequences.sequence_id
     walks = {name: walk_policy(outcomes, policy) for name, policy in policies.items()}
     tokens = next(iter(walks.values())).emitted
-    alone = tokens * (here.profile.autoregressive_seconds or float("nan"))
+    alone = tokens * (here.profile.autoregressive_seconds or 0.0)  # nothing is divided by it where it is not known
     nothing = np.zeros_like(tokens)
     parts = [(ALONE, alone, nothing, nothing)]
     parts += [(name, walk.seconds, walk.rounds, walk.draft_calls) for name, walk in walks.items()]

@@ -12,6 +12,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from radar_rl.benchmarks.hardware_figures import ORACLE, OTHERS, OWN, RULE, STATIC
+from radar_rl.benchmarks.ratios import shown
 from radar_rl.evaluation.style import COLOURS as KINDS
 from radar_rl.evaluation.style import plain
 
@@ -113,12 +114,12 @@ def live_table(live: Sequence[Mapping[str, Any]]) -> Table:
             row["policy"],
             f"{row['tau']:.2f}" if row["tau"] else "",
             f"{row['draft_calls']:.2f}" if row["draft_calls"] else "",
-            f"{row['live']:.1f}",
-            f"{row['replayed']:.1f}",
-            f"{row['error']:+.1%}",
-            f"{row['live_speedup']:.2f}",
-            f"{row['replayed_speedup']:.2f}",
-            f"{row['speedup_error']:+.1%}",
+            shown("{:.1f}", row["live"]),
+            shown("{:.1f}", row["replayed"]),
+            shown("{:+.1%}", row["error"]),
+            shown("{:.2f}", row["live_speedup"]),
+            shown("{:.2f}", row["replayed_speedup"]),
+            shown("{:+.1%}", row["speedup_error"]),
         )
     return table
 
@@ -174,15 +175,17 @@ def _gains(axes: Axes, machines: Mapping[str, Mapping[str, Mapping[str, Any]]], 
 
 def _speeds(axes: Axes, live: Sequence[Mapping[str, Any]]) -> None:
     for place, row in enumerate(live):
+        if row["error"] is None:
+            continue
         axes.plot([row["live"], row["replayed"]], [place, place], color="#c9c9c9", lw=2, zorder=0)
-        axes.plot(
-            row["replayed"], place, "o", mfc="white", color=COLOURS[OWN], ms=7, label=None if place else "replayed"
-        )
-        axes.plot(row["live"], place, "o", color=COLOURS[OWN], ms=7, mec="white", label=None if place else "live")
+        axes.plot(row["replayed"], place, "o", mfc="white", color=COLOURS[OWN], ms=7)
+        axes.plot(row["live"], place, "o", color=COLOURS[OWN], ms=7, mec="white")
         end = max(row["live"], row["replayed"])
         axes.annotate(
             f"{row['error']:+.1%}", (end, place), xytext=(7, 0), textcoords="offset points", va="center", fontsize=8
         )
+    axes.plot([], [], "o", mfc="white", color=COLOURS[OWN], ms=7, label="replayed")
+    axes.plot([], [], "o", color=COLOURS[OWN], ms=7, mec="white", label="live")
     axes.set_yticks(range(len(live)), [row["policy"] for row in live], fontsize=8)
     axes.invert_yaxis()
     axes.margins(x=0.15)

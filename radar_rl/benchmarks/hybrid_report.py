@@ -13,6 +13,7 @@ from rich.table import Table
 
 from radar_rl.benchmarks.live import ALONE
 from radar_rl.benchmarks.published import published
+from radar_rl.benchmarks.ratios import check_timed, ratio, shown
 from radar_rl.evaluation.statistics import speedup_interval
 from radar_rl.evaluation.style import COLOURS as KINDS
 from radar_rl.evaluation.style import INK, plain
@@ -33,8 +34,13 @@ def figures(rows: pl.DataFrame, resamples: int, seed: int) -> list[dict[str, Any
     Returns:
         ``task``, ``prompts``; by source ``tau``, ``nodes`` a round, ``draft_calls`` a round and ``tokens_per_second``
         (prefill not counted; the target's too); ``ratio``, τ of the hybrid over the head's, and its 95 % interval
-        ``low`` … ``high``, None for few prompts; of ``texts``, how many are the ``same_text`` as the target's alone.
+        ``low`` … ``high``, None for few prompts; of ``texts``, how many are the ``same_text`` as the target's alone. Of
+        a task whose texts all end with their first token every share is None.
+
+    Raises:
+        InputError: that is so for all tasks.
     """
+    check_timed(rows)
     own = rows.filter(pl.col("policy") == ALONE).select("text", pl.col("digest").alias("own"))
     rows = rows.join(own, on="text")
     tasks: list[str] = rows["task"].unique(maintain_order=True).to_list()
@@ -53,7 +59,7 @@ def _figures(task: str, rows: pl.DataFrame, resamples: int, seed: int) -> dict[s
         "task": task,
         "prompts": of["head"].height,
         "tau": tau,
-        "ratio": tau["hybrid"] / tau["head"],
+        "ratio": ratio(tau["hybrid"], tau["head"]),
         "low": interval[0] if interval else None,
         "high": interval[1] if interval else None,
         "nodes": {source: _share(of[source], "nodes", "rounds") for source in DRAFT_SOURCES},
@@ -68,9 +74,9 @@ def _values(rows: pl.DataFrame, column: str) -> NDArray[np.float64]:
     return rows[column].to_numpy().astype(np.float64)
 
 
-def _share(rows: pl.DataFrame, column: str, over: str) -> float:
+def _share(rows: pl.DataFrame, column: str, over: str) -> float | None:
     """Σ column / Σ over."""
-    return float(_values(rows, column).sum() / _values(rows, over).sum())
+    return ratio(float(_values(rows, column).sum()), float(_values(rows, over).sum()))
 
 
 def tables(told: Sequence[Mapping[str, Any]], title: str, theirs: float) -> list[Table]:
@@ -100,16 +106,16 @@ def tables(told: Sequence[Mapping[str, Any]], title: str, theirs: float) -> list
         lengths.add_row(
             row["task"],
             str(row["prompts"]),
-            *(f"{row['tau'][source]:.2f}" for source in DRAFT_SOURCES),
-            f"{row['ratio']:.2f}×",
-            f"{row['low']:.2f} … {row['high']:.2f}" if row["low"] else "–",
+            *(shown("{:.2f}", row["tau"][source]) for source in DRAFT_SOURCES),
+            shown("{:.2f}×", row["ratio"]),
+            shown("{:.2f} … {:.2f}", row["low"], row["high"]),
             f"{theirs:.3f}×" if last else "",
         )
         speed = row["tokens_per_second"]
         speeds.add_row(
             row["task"],
-            f"{speed[ALONE]:.0f}",
-            *(f"{speed[source]:.0f} ({speed[source] / speed[ALONE]:.2f}×)" for source in DRAFT_SOURCES),
+            shown("{:.0f}", speed[ALONE]),
+            *(shown("{:.0f} ({:.2f}×)", speed[source], ratio(speed[source], speed[ALONE])) for source in DRAFT_SOURCES),
         )
     return [lengths, speeds]
 
@@ -135,8 +141,8 @@ def draw(told: Sequence[Mapping[str, Any]], title: str, path: Path) -> None:
 def _lengths(axes: Axes, told: Sequence[Mapping[str, Any]]) -> None:
     thick = 0.8 / len(DRAFT_SOURCES)
     for number, source in enumerate(DRAFT_SOURCES):
-        heights = [place + (number - 1) * thick for place in range(len(told))]
-        lengths = [row["tau"][source] for row in told]
+        known = {place: row["tau"][source] for place, row in enumerate(told) if row["tau"][source] is not None}
+        heights, lengths = [place + (number - 1) * thick for place in known], list(known.values())
         axes.barh(heights, lengths, height=0.9 * thick, color=COLOURS[source], label=CALLED[source])
         for height, length in zip(heights, lengths, strict=True):
             axes.annotate(
@@ -153,6 +159,8 @@ def _ratios(axes: Axes, told: Sequence[Mapping[str, Any]]) -> None:
     axes.axvline(1, color=INK, lw=1)
     axes.axvline(theirs, color=INK, lw=1, ls=":", label=f"published, an 8B pair in RAG: {theirs:.3f}×")
     for place, row in enumerate(told):
+        if row["ratio"] is None:
+            continue
         if row["low"]:
             axes.plot([row["low"], row["high"]], [place, place], color=COLOURS["hybrid"], lw=1.5)
         axes.plot(row["ratio"], place, "D", color=COLOURS["hybrid"], ms=7, mec="white")

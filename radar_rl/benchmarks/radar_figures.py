@@ -9,6 +9,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from radar_rl.benchmarks.live import ALONE
+from radar_rl.benchmarks.ratios import check_timed, ratio, relative
 from radar_rl.evaluation.compare import ALL_TASKS
 from radar_rl.evaluation.statistics import speedup_interval
 from radar_rl.offline.walk import Outcomes, Walk, walk_oracle, walk_policy
@@ -91,8 +92,13 @@ def figures(contest: Contest, resamples: int, seed: int) -> pl.DataFrame:
         ``tokens_per_second``, ``speedup`` (over the target alone), ``acceptance_length`` (τ), ``draft_calls`` (a
         round); ``replay_error`` (replayed tokens/s over live ones, minus 1), ``agreeing`` (texts whose tokens, rounds
         and draft calls are the same live and replayed); ``gain`` (live, over the tuned static depth, minus 1) with
-        ``gain_low`` and ``gain_high``, its 95 % interval. Null: not there, such as EAGLE-2's replay or the oracle live.
+        ``gain_low`` and ``gain_high``, its 95 % interval. Null: not there, such as EAGLE-2's replay or the oracle live,
+        or whatever is of a task whose texts all end with their first token.
+
+    Raises:
+        InputError: that is so for all tasks.
     """
+    check_timed(contest.live)
     replayed = contest.replayed()
     names = [ALONE, *contest.shown, ORACLE]
     rows = []
@@ -103,8 +109,7 @@ def figures(contest: Contest, resamples: int, seed: int) -> pl.DataFrame:
             row: dict[str, Any] = {"policy": name, "task": task}
             row |= _speeds(own.get(name), own.get(ALONE), "")
             row |= _speeds(predicted.get(name), predicted.get(ALONE), f"_{REPLAYED}")
-            both = row["tokens_per_second"], row["tokens_per_second_replayed"]
-            row["replay_error"] = None if None in both else both[1] / both[0] - 1
+            row["replay_error"] = relative(row["tokens_per_second_replayed"], row["tokens_per_second"])
             row |= _agreement(live, replay, name) | _gain(live, name, resamples, seed)
             rows.append(row)
     return pl.DataFrame(rows, infer_schema_length=None)
@@ -127,13 +132,12 @@ def _speeds(total: Mapping[str, Any] | None, alone: Mapping[str, Any] | None, of
     )
     if total is None or not total["tokens"]:
         return found
-    speed = total["tokens"] / total["seconds"]
+    speed = ratio(total["tokens"], total["seconds"])
     found[f"tokens_per_second{of}"] = speed
     if alone is not None:
-        found[f"speedup{of}"] = speed / (alone["tokens"] / alone["seconds"])
-    if total["rounds"]:
-        found[f"acceptance_length{of}"] = total["tokens"] / total["rounds"]
-        found[f"draft_calls{of}"] = total["draft_calls"] / total["rounds"]
+        found[f"speedup{of}"] = ratio(speed, ratio(alone["tokens"], alone["seconds"]))
+    found[f"acceptance_length{of}"] = ratio(total["tokens"], total["rounds"])
+    found[f"draft_calls{of}"] = ratio(total["draft_calls"], total["rounds"])
     return found
 
 

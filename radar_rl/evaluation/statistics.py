@@ -35,8 +35,11 @@ def speedup_interval(
         seed: of the resampling.
 
     Returns:
-        Lower and upper end, None for fewer than ``MIN_PROMPTS`` prompts.
+        Lower and upper end, None for fewer than ``MIN_PROMPTS`` prompts. Prompts with no seconds at all, whose texts
+        end with their first token, don't count.
     """
+    told = (seconds > 0) | (baseline > 0)
+    seconds, baseline = seconds[told], baseline[told]
     if len(seconds) < MIN_PROMPTS:
         return None
 

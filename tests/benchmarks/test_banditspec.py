@@ -11,7 +11,11 @@ from radar_rl import cli
 from radar_rl.benchmarks import banditspec
 from radar_rl.benchmarks.banditspec import Asked
 from radar_rl.benchmarks.banditspec_figures import ALONE, BEST, REPLAY, WARM_UP, WORST, figures
+from radar_rl.benchmarks.banditspec_picture import draw_throughput
+from radar_rl.benchmarks.banditspec_tables import WIDTH, tables
 from radar_rl.benchmarks.published import published
+from radar_rl.console import wide_console
+from radar_rl.errors import InputError
 from radar_rl.speculative import HardwareProfile
 
 TINY = ["batches=[1,2]", "tasks=[instructions]", "limit=3", "max_depth=2", "max_new_tokens=10"]
@@ -113,6 +117,31 @@ def test_regret_is_against_one_arm_for_all_batches_and_against_each_batchs_own()
     assert bandit["more_rounds"] == 1  # a text: five against the four of the deepest arm
     assert found["static-2"]["regret"] is None
     assert bandit["replay_error"] is None
+
+
+def nothing_timed(rows: pl.DataFrame) -> pl.DataFrame:
+    """The rows as they are where every text ends with its first token; the clock still takes a moment."""
+    nothing = {name: pl.lit(0, pl.Int64) for name in ("tokens", "rounds", "draft_calls")}
+    return rows.with_columns(seconds=pl.lit(1e-6), **nothing)
+
+
+def test_a_batch_size_without_a_timed_token_has_no_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = measured(dict.fromkeys(POLICIES, (1.0, 1.0)))
+    replayed = rows.filter(pl.col("part") == "0").with_columns(part=pl.lit(REPLAY))
+    ended = nothing_timed(rows).with_columns(batch=pl.lit(2, pl.Int64))
+    found = figures(pl.concat([rows, replayed, ended]))
+    speeds = ["tokens_per_second", "improvement", "acceptance_length", "regret", "regret_hindsight", "gain"]
+    assert found.filter(pl.col("batch") == 2).select(speeds).null_count().row(0) == (8,) * len(speeds)
+    assert found.filter(pl.col("batch") == 1)["improvement"].null_count() == 0
+    json.dumps(found.to_dicts(), allow_nan=False)
+    assert figures(pl.concat([rows, nothing_timed(replayed)]))["replay_error"].null_count() == 8
+    console = wide_console(WIDTH)
+    for table in tables(found, {"llama": "pocket"}, ["alpaca"]):
+        console.print(table)
+    assert "–" in capsys.readouterr().out
+    draw_throughput(found, "pocket", tmp_path / "drawn.png")
+    with pytest.raises(InputError, match="no text has a token after its first"):
+        figures(ended)
 
 
 def test_a_text_that_differs_is_counted() -> None:

@@ -7,11 +7,16 @@ from typing import Any
 
 import polars as pl
 import pytest
+from matplotlib.figure import Figure
 from synthetic_trace import HARDWARE, make_trace, write_collection
 
 from radar_rl import cli
 from radar_rl.benchmarks import hardware
+from radar_rl.benchmarks.hardware_figures import live_figures
+from radar_rl.benchmarks.hardware_report import WIDTH, _speeds, live_table
+from radar_rl.benchmarks.live import ALONE
 from radar_rl.configs import load
+from radar_rl.console import wide_console
 from radar_rl.offline import tuning
 from radar_rl.speculative import HardwareProfile
 from radar_rl.speculative.pair import pair_identities
@@ -111,6 +116,27 @@ def test_this_machine_decodes_live_beside_the_replay(tmp_path: Path, capsys: pyt
     assert rows.height == 2 * 4
     assert rows["as_traced"].all()
     assert rows.group_by("text").agg(pl.col("tokens").n_unique())["tokens"].to_list() == [1, 1]
+
+
+def test_live_figures_of_nothing_are_empty(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    counts = {"tokens": 4, "rounds": 2, "draft_calls": 6, "seconds": 2.0, "replayed_seconds": 1.0}
+    same = {"same_text": True, "same_rounds": True}
+    texts = pl.DataFrame(
+        [{"policy": ALONE, **counts, **same, "rounds": 0, "draft_calls": 0, "replayed_seconds": None}]
+        + [{"policy": "static-3", **counts, **same}, {"policy": "ended", **dict.fromkeys(counts, 0), **same}],
+        strict=False,
+    )
+    told = {row["policy"]: row for row in live_figures(texts)}
+    assert told["static-3"]["error"] == 1
+    assert told["static-3"]["live_speedup"] == 1
+    assert told["static-3"]["speedup_error"] is None  # the profile does not know the target alone
+    for name in ("tau", "live", "replayed", "error", "live_speedup", "replayed_speedup", "speedup_error"):
+        assert told["ended"][name] is None
+    json.dumps(list(told.values()), allow_nan=False)
+    wide_console(WIDTH).print(live_table(list(told.values())))
+    assert "–" in capsys.readouterr().out
+    axes = Figure().subplots()
+    _speeds(axes, list(told.values()))
 
 
 def test_what_cannot_be_retargeted_is_refused(traces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

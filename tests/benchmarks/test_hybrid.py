@@ -3,12 +3,16 @@
 import gzip
 import json
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
 
 from radar_rl import cli
 from radar_rl.benchmarks import live
+from radar_rl.benchmarks.hybrid_report import draw, figures, tables
+from radar_rl.benchmarks.live import ALONE
+from radar_rl.console import wide_console
 from radar_rl.errors import InputError
 from radar_rl.rollouts.tasks import load_prompts
 
@@ -79,6 +83,36 @@ def test_a_killed_run_goes_on_and_another_is_refused(
     capsys.readouterr()
     assert cli.main([*command, "seed=1"]) == 2
     assert "seed=0 there, 1 here" in capsys.readouterr().err
+
+
+def decoded(task: str, prompts: int, tokens: int) -> list[dict[str, Any]]:
+    """Rows of texts of so many tokens after the first, half of them rounds; without any no second is timed."""
+    return [
+        {"policy": policy, "text": f"{task}/{i}", "task": task, "tokens": tokens, "seconds": tokens / 10}
+        | {"rounds": tokens // 2, "draft_calls": 0, "nodes": 3 * tokens, "digest": "same"}
+        for policy in (ALONE, "head", "ngram", "hybrid")
+        for i in range(prompts)
+    ]
+
+
+def test_a_task_without_a_timed_token_has_no_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ended = pl.DataFrame(decoded("ended", 12, 0))
+    told = figures(pl.DataFrame([*ended.to_dicts(), *decoded("told", 2, 4)]), 100, 0)
+    by_task = {row["task"]: row for row in told}
+    assert by_task["ended"]["tau"] == {"head": None, "ngram": None, "hybrid": None}
+    assert by_task["ended"]["ratio"] is by_task["ended"]["low"] is None
+    assert by_task["all"]["ratio"] == by_task["told"]["ratio"] == 1
+    assert by_task["all"]["low"] is None  # two prompts that anything is known of
+    json.dumps(told, allow_nan=False)
+    console = wide_console()
+    for table in tables(told, "pocket", 1.073):
+        console.print(table)
+    [lengths, speeds] = [line for line in capsys.readouterr().out.splitlines() if line.lstrip(" │").startswith("ended")]
+    assert lengths.count("–") == 5
+    assert speeds.count("–") == 4
+    draw(told, "pocket", tmp_path / "drawn.png")
+    with pytest.raises(InputError, match="no text has a token after its first"):
+        figures(ended, 100, 0)
 
 
 def test_a_file_as_out_is_told_to_be_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,7 @@
 """``bench radar``: live and replay count the same, the paper stands beside, and a killed experiment goes on."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,17 +9,20 @@ import polars as pl
 import pytest
 import torch
 from recurrent_weights import make_weights
+from synthetic_trace import HARDWARE, make_trace
 
 from radar_rl import cli
 from radar_rl.benchmarks.experiment import MEASURED, ROWS
 from radar_rl.benchmarks.live import ALONE
 from radar_rl.benchmarks.published import published
 from radar_rl.benchmarks.radar import PICTURE, _eagle2_head
-from radar_rl.benchmarks.radar_figures import ORACLE
+from radar_rl.benchmarks.radar_figures import ORACLE, TUNED, Contest, figures
+from radar_rl.benchmarks.radar_picture import draw_contest
 from radar_rl.benchmarks.radar_stages import radar_reward
-from radar_rl.benchmarks.radar_tables import MEASURES, paper_number
+from radar_rl.benchmarks.radar_tables import MEASURES, WIDTH, paper_number, tables
 from radar_rl.configs import load
-from radar_rl.errors import ConfigError
+from radar_rl.console import wide_console
+from radar_rl.errors import ConfigError, InputError
 from radar_rl.evaluation.compare import ALL_TASKS
 from radar_rl.speculative.hardware import HardwareProfile
 
@@ -98,11 +102,42 @@ def test_sampled_texts_agree_too_and_own_prompts_and_published_weights_fit_in(
     assert same == decoded == 6 * 5
 
 
+def decoded(task: str, prompts: int, tokens: int) -> list[dict[str, Any]]:
+    """Rows of texts of so many tokens after the first; without any no second is timed."""
+    counts = {"tokens": tokens, "seconds": tokens / 10, "rounds": tokens // 2, "draft_calls": tokens}
+    return [
+        {"policy": policy, "text": f"{task}/{i}", "task": task, "prompt_id": str(i), **counts}
+        for policy in (ALONE, TUNED, "ours")
+        for i in range(prompts)
+    ]
+
+
+def test_a_task_without_a_timed_token_has_no_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = pl.DataFrame([*decoded("ended", 12, 0), *decoded("told", 10, 4)])
+    replayed = rows.select("policy", "text", "task", "tokens", "seconds", "rounds", "draft_calls")
+    monkeypatch.setattr(Contest, "replayed", lambda contest: replayed)
+    shown = {name: name for name in (TUNED, "ours")}
+    contest = Contest(rows, make_trace(prompts=4), HARDWARE, {}, shown)
+    found = figures(contest, 200, 0)
+    ended = found.filter(pl.col("task") == "ended")
+    for name in ("tokens_per_second", "speedup", "acceptance_length", "replay_error", "gain", "gain_low"):
+        assert ended[name].null_count() == ended.height
+    [ours] = found.filter(pl.col("task") == ALL_TASKS, pl.col("policy") == "ours").to_dicts()
+    assert ours["gain_low"] == ours["gain"] == ours["gain_high"] == 0
+    json.dumps(found.to_dicts(), allow_nan=False)
+    numbers, console = published("radar"), wide_console(WIDTH)
+    for table in tables(found, shown, numbers, "Llama-3.1-8B"):
+        console.print(table)
+    draw_contest(found, shown, numbers, "Llama-3.1-8B", "made up", tmp_path / "drawn.png")
+    with pytest.raises(InputError, match="no text has a token after its first"):
+        figures(replace(contest, live=rows.filter(pl.col("task") == "ended")), 200, 0)
+
+
 def test_published_numbers_are_a_row_of_each_column() -> None:
     numbers = published("radar")
-    for tables in numbers["targets"].values():
-        assert set(tables) == set(MEASURES)
-        for rows in tables.values():
+    for target in numbers["targets"].values():
+        assert set(target) == set(MEASURES)
+        for rows in target.values():
             assert {len(row) for row in rows.values()} == {len(numbers["columns"])}
     assert paper_number(numbers, "Llama-3.1-8B", "speedup", "RADAR", "gsm8k") == 4.82
     assert paper_number(numbers, "Llama-3.1-8B", "speedup", "RADAR's weights", "arithmetic") == 4.82
