@@ -1,5 +1,6 @@
 """A published experiment run again: rows kept as they are measured, where they come from, and how large it is."""
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,6 +15,8 @@ from radar_rl.jsonl import read_jsonl
 from radar_rl.offline.provenance import commit, versions
 from radar_rl.rollouts.claim import claimed
 from radar_rl.rollouts.storage import Store
+from radar_rl.runtime.artifact import CONFIG_FILE, WEIGHTS_FILE
+from radar_rl.runtime.named import place_of
 
 ROWS, MEASURED, ABOUT = "measured.jsonl", "measurements.parquet", "experiment.json"
 
@@ -96,6 +99,20 @@ def sized(size: str, sizes: Mapping[str, Mapping[str, Any]], given: Mapping[str,
     if size not in sizes:
         raise ConfigError(f"unknown size {size!r}; valid: {', '.join(sizes)}")
     return {name: sizes[size][name] if value is None else value for name, value in given.items()}
+
+
+def with_contents(value: str | None) -> str | None:
+    """A setting that may name a file or a policy's folder, told apart by what lies there: ``weights.pt (sha256 …)``.
+
+    Args:
+        value: the setting, which stays as it is where nothing lies there, such as the name of what ships.
+    """
+    if value is None:
+        return None
+    place = place_of(value)
+    files = [place / CONFIG_FILE, place / WEIGHTS_FILE] if place.is_dir() else [place]
+    there = [file.read_bytes() for file in files if file.is_file()]
+    return f"{value} (sha256 {hashlib.sha256(b''.join(there)).hexdigest()[:16]})" if there else value
 
 
 def _kept(path: Path) -> list[dict[str, Any]]:

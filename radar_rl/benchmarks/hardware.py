@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import polars as pl
 
-from radar_rl.benchmarks.experiment import Experiment, experiment, sized
+from radar_rl.benchmarks.experiment import Experiment, experiment, sized, with_contents
 from radar_rl.benchmarks.hardware_figures import live_figures, matrix_rows, replay_rows
 from radar_rl.benchmarks.hardware_live import decode_live
 from radar_rl.benchmarks.hardware_report import WIDTH, draw, live_table, matrix_table, replay_table
@@ -97,7 +97,8 @@ def bench_hardware(
     wanted = list(MACHINES if hardware is None else hardware)
     _check(chosen, wanted, held_out, resamples, seed)
     texts = {name: chosen.pop(name) for name in given} | {"temperature": temperature}
-    settings = {**chosen, "model": dict(model), "algo": dict(algo), "observation": observation, "hardware": wanted}
+    settings = {**chosen, "model": dict(model), "algo": dict(algo), "observation": observation}
+    settings |= {"hardware": [with_contents(machine) for machine in wanted]}
     settings |= {"batch_size": batch_size, "held_out": held_out, "resamples": resamples, "seed": seed}
     settings |= texts if traces is None else {"data": data_digest(traces)}
     with experiment("hardware", out, settings, {"size": size, "traces": traces}) as work:
@@ -106,6 +107,7 @@ def bench_hardware(
         made = trace_settings(traces)
         machines = machines_of(wanted, work.folder / "hardware.json", model, made)
         runs = _train(work.folder / "runs", traces, machines, settings)
+        # Rows are kept in the machines' order: with the last one all are there.
         if not work.has(stage="matrix", hardware=machines[-1].label, trained_for=machines[-1].label):
             table = _evaluate(work.folder / "evaluation", traces, machines, runs, settings)
             _add(work, [*replay_rows(table, machines), *matrix_rows(table, machines)])

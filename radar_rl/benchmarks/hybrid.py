@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import polars as pl
 
-from radar_rl.benchmarks.experiment import experiment, sized
+from radar_rl.benchmarks.experiment import experiment, sized, with_contents
 from radar_rl.benchmarks.hybrid_report import ALL_TASKS, draw, figures, tables
 from radar_rl.benchmarks.live import Asked, decode_all
 from radar_rl.benchmarks.published import published
@@ -75,7 +75,8 @@ def bench_hybrid(
     texts = [_asked(prompt, ids, seed) for prompt, ids in prompts]
     shape = {"max_depth": max_depth, "top_k": top_k, "tree_size": tree_size}
     of_pair = {"target": pair.target_identity, "draft": pair.draft_identity}
-    settings = {**of_pair, **chosen, **shape, "policy": policy, "temperature": temperature, "seed": seed}
+    told_apart = {"policy": with_contents(policy), "temperature": temperature, "seed": seed}
+    settings = {**of_pair, **chosen, **shape, **told_apart}
     settings["prompts"] = digest((text.name, text.prompt_ids) for text in texts)
     about = {"size": size, "pair": pair.label, "machine": machine(pair), "published": published("hybrid")}
     decoders = _decoders(pair, policy, seed, shape)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import polars as pl
 
-from radar_rl.benchmarks.experiment import Experiment, experiment, sized
+from radar_rl.benchmarks.experiment import Experiment, experiment, sized, with_contents
 from radar_rl.benchmarks.live import Asked, decode_all, held_out_texts
 from radar_rl.benchmarks.published import published
 from radar_rl.benchmarks.radar_figures import Contest, figures
@@ -122,7 +122,7 @@ def bench_radar(
     about = {"held_out": held_out, "temperature": temperature, "seed": seed, **drafts}
     learns = {"algo": dict(algo), "observation": observation, "newest": newest, "batch_size": batch_size}
     settings = {**chosen, **about, **learns, "model": dict(model), "eagle2": second}
-    settings |= {"weights": weights, "hardware": hardware, "resamples": resamples}
+    settings |= {"weights": with_contents(weights), "hardware": with_contents(hardware), "resamples": resamples}
     with experiment("radar", out, settings, {"size": size, "paper": published("radar")["source"]}) as work:
         place = work.folder
         profile = resolve_hardware(hardware, place / "hardware.json", model, **drafts)

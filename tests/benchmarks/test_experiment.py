@@ -7,7 +7,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from radar_rl.benchmarks.experiment import ABOUT, MEASURED, ROWS, experiment, sized
+from radar_rl.benchmarks.experiment import ABOUT, MEASURED, ROWS, experiment, sized, with_contents
 from radar_rl.errors import ConfigError, InputError
 
 SETTINGS: dict[str, Any] = {"seed": 0, "tasks": ("a", "b")}
@@ -47,6 +47,26 @@ def test_other_settings_are_refused_and_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="seed=0 there, 1 here"):
         measured(tmp_path, seed=1)
     assert measured(tmp_path) == []
+
+
+def test_a_file_or_a_policys_folder_is_told_apart_by_its_contents(tmp_path: Path) -> None:
+    for name in ("config.json", "policy.safetensors"):
+        (tmp_path / "policy").mkdir(exist_ok=True)
+        (tmp_path / "policy" / name).write_text("one")
+    weights, folder = tmp_path / "policy/policy.safetensors", str(tmp_path / "policy")
+    for value in (folder, f"sampled:{folder}", str(weights)):
+        weights.write_text("one")
+        before = with_contents(value)
+        assert before is not None
+        assert before.startswith(f"{value} (sha256 ")
+        (tmp_path / "policy/run.json").write_text(value)  # beside the policy, no part of it
+        weights.write_text("one")
+        assert with_contents(value) == before
+        weights.write_text("other")
+        assert with_contents(value) != before
+    assert with_contents(None) is None
+    for name in ("pocket_cpu", "static:3", str(tmp_path / "nowhere")):
+        assert with_contents(name) == name
 
 
 def test_a_damaged_record_is_named(tmp_path: Path) -> None:

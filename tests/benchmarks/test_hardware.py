@@ -1,6 +1,7 @@
 """``bench hardware``: one collection, a policy for each machine, run on all of them, and live on this one."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from synthetic_trace import HARDWARE, make_trace, write_collection
 
 from radar_rl import cli
 from radar_rl.benchmarks import hardware
+from radar_rl.benchmarks.experiment import ROWS
 from radar_rl.benchmarks.hardware_figures import live_figures
 from radar_rl.benchmarks.hardware_report import WIDTH, _speeds, live_table
 from radar_rl.benchmarks.live import ALONE
@@ -93,6 +95,87 @@ def test_a_killed_run_goes_on_and_does_nothing_twice(
     assert cli.main(command(traces, tmp_path / "out")) == 0
     assert cli.main(command(traces, tmp_path / "out", "steps=30")) == 2
     assert "steps=20 there, 30 here" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kept", [9, 10, 12, 13])
+def test_one_killed_between_any_two_rows_has_all_of_them_at_last(
+    traces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: int
+) -> None:
+    done: list[str] = []
+
+    def trained(**named: Any) -> None:
+        done.append(named["out"])
+
+    machines = ("share_06", "share_20")
+    made = [{"stage": "replay", "hardware": on, "who": who} for on in machines for who in "abcde"]
+    cells = [{"stage": "matrix", "trained_for": one, "hardware": on} for one in machines for on in machines]
+    monkeypatch.setattr(hardware, "train", trained)
+    monkeypatch.setattr(hardware, "_evaluate", lambda *given: None)
+    monkeypatch.setattr(hardware, "replay_rows", lambda *given: made)
+    monkeypatch.setattr(hardware, "matrix_rows", lambda *given: cells)
+    monkeypatch.setattr(hardware, "_told", lambda work, *given: work.finish())
+    out = tmp_path / "out"
+    assert cli.main(command(traces, out)) == 0
+    whole = (out / ROWS).read_text()
+    (out / ROWS).write_text("".join(whole.splitlines(keepends=True)[:kept]))
+    assert cli.main(command(traces, out)) == 0
+    assert (out / ROWS).read_text() == whole
+
+
+def test_runs_that_are_missing_are_trained_again_and_no_others(
+    traces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, two = tmp_path / "out", "seeds=[0,1]"
+    train, begun = hardware.train, list[str]()
+
+    def killed(**named: Any) -> dict[str, Any]:
+        begun.append(named["out"])
+        if len(begun) == 4:
+            raise KeyboardInterrupt
+        return train(**named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(hardware, "train", killed)
+        assert cli.main(command(traces, out, two)) == 130
+    (out / "runs/share-06/seed-1/run.json").unlink()  # killed before it was whole
+    shutil.rmtree(out / "runs/share-20/seed-0")
+    capsys.readouterr()
+    assert cli.main(command(traces, out, two)) == 0
+    assert capsys.readouterr().out.count("trained already") == 1
+    rows = pl.read_parquet(out / "measurements.parquet")
+    assert {row["policy"] for row in of_stage(rows, "replay") if row["who"] == "trained for it"} == {"mean of 2"}
+    shutil.rmtree(out / "runs/share-20/seed-1")
+    assert cli.main(command(traces, out, two)) == 0
+    assert capsys.readouterr().out.count("trained already") == 3
+    assert pl.read_parquet(out / "measurements.parquet").equals(rows)
+    (out / ROWS).unlink()
+    assert cli.main(command(traces, out, two)) == 0  # the run that was trained again is the one that was lost
+    assert pl.read_parquet(out / "measurements.parquet").equals(rows)
+    weights = out / "runs/share-06/seed-0/policy.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    (out / ROWS).unlink()
+    assert cli.main(command(traces, out, two)) == 2
+    assert f"{weights} is not the file" in capsys.readouterr().err
+
+
+def test_another_profile_in_the_same_file_is_refused(
+    traces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[Any] = []
+
+    def began(*given: Any) -> None:
+        begun.append(given)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(hardware, "_train", began)
+    machine = tmp_path / "mine.json"
+    for profile in (HARDWARE, HARDWARE, replace(HARDWARE, rest_seconds=0.1)):
+        profile.save(machine)
+        code = cli.main([*command(traces, tmp_path / "out"), f"hardware=[share_06,{machine}]"])
+    assert (len(begun), code) == (2, 2)
+    told = capsys.readouterr().err
+    assert "settings (hardware=" in told
+    assert f"{machine} (sha256 " in told
 
 
 def test_this_machine_decodes_live_beside_the_replay(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,11 +10,14 @@ import pytest
 
 from radar_rl import cli
 from radar_rl.benchmarks import live
+from radar_rl.benchmarks.experiment import ROWS
 from radar_rl.benchmarks.hybrid_report import draw, figures, tables
 from radar_rl.benchmarks.live import ALONE
 from radar_rl.console import wide_console
 from radar_rl.errors import InputError
+from radar_rl.policies import StaticDepth
 from radar_rl.rollouts.tasks import load_prompts
+from radar_rl.runtime.artifact import save_policy
 
 SMALL = ["tasks=[told,mixed/rag]", "max_new_tokens=16", "policy=static:3", "max_depth=4", "resamples=50"]
 
@@ -113,6 +116,23 @@ def test_a_task_without_a_timed_token_has_no_figures(tmp_path: Path, capsys: pyt
     draw(told, "pocket", tmp_path / "drawn.png")
     with pytest.raises(InputError, match="no text has a token after its first"):
         figures(ended, 100, 0)
+
+
+def test_another_policy_in_the_same_folder_is_refused(
+    sets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = tmp_path / "policy"
+    command = ["bench", "hybrid", f"data_dir={sets}", "limit=1", f"out={tmp_path / 'out'}", *SMALL, f"policy={made}"]
+    save_policy(made, StaticDepth(3), {})
+    assert cli.main(command) == 0
+    rows = (tmp_path / "out" / ROWS).read_text()
+    save_policy(made, StaticDepth(3), {})
+    assert cli.main(command) == 0
+    save_policy(made, StaticDepth(2), {})
+    capsys.readouterr()
+    assert cli.main(command) == 2
+    assert f"settings (policy={made} (sha256 " in capsys.readouterr().err
+    assert (tmp_path / "out" / ROWS).read_text() == rows
 
 
 def test_a_file_as_out_is_told_to_be_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

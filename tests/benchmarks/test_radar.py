@@ -12,6 +12,7 @@ from recurrent_weights import make_weights
 from synthetic_trace import HARDWARE, make_trace
 
 from radar_rl import cli
+from radar_rl.benchmarks import radar
 from radar_rl.benchmarks.experiment import MEASURED, ROWS
 from radar_rl.benchmarks.live import ALONE
 from radar_rl.benchmarks.published import published
@@ -98,8 +99,36 @@ def test_sampled_texts_agree_too_and_own_prompts_and_published_weights_fit_in(
     found = overall(out)
     for name in ("EAGLE-3", "RADAR's weights", "ours"):
         assert found[name]["agreeing"] == found[name]["texts"] == 5
-    same, decoded = record(out)["results"]["same_texts"]
-    assert same == decoded == 6 * 5
+    same, of = record(out)["results"]["same_texts"]
+    assert same == of == 6 * 5
+
+
+def test_other_contents_under_the_same_path_and_other_intervals_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def begun(*given: Any, **named: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(radar, "resolve_hardware", begun)
+    out, weights, machine = tmp_path / "radar", tmp_path / "weights.pt", tmp_path / "machine.json"
+    own = [f"weights={weights}", f"hardware={machine}"]
+
+    def written(seed: int, profile: HardwareProfile) -> None:
+        made = make_weights(top_k=10, seed=seed)
+        torch.save({name: torch.from_numpy(values) for name, values in made.items()}, weights)
+        profile.save(machine)
+
+    for _ in range(2):  # the same contents, written anew, go on
+        written(0, HARDWARE)
+        assert bench(out, *own) == 130
+    assert bench(out, *own, "resamples=101") == 2
+    assert "settings (resamples=100 there, 101 here)" in capsys.readouterr().err
+    written(1, HARDWARE)
+    assert bench(out, *own) == 2
+    assert f"settings (weights={weights} (sha256 " in capsys.readouterr().err
+    written(0, replace(HARDWARE, rest_seconds=0.1))
+    assert bench(out, *own) == 2
+    assert f"settings (hardware={machine} (sha256 " in capsys.readouterr().err
 
 
 def decoded(task: str, prompts: int, tokens: int) -> list[dict[str, Any]]:
