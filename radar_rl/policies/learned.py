@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from radar_rl.errors import ArtifactError
+from radar_rl.policies.at_once import Decision, written_out
 from radar_rl.policies.observation import ObservationSpec
 from radar_rl.policies.protocol import CONTINUE, STOP, MemorylessPolicy, States
 from radar_rl.policies.stepwise import Stepwise
@@ -48,24 +49,36 @@ class LearnedPolicy(MemorylessPolicy):
         self.name, self.spec, self.features, self.asks_from = name, spec, spec.looks_at, asks_from
         self.layers = [(np.ascontiguousarray(weight.T), bias) for weight, bias in layers]
         self._stepwise: Stepwise | None = None
+        self._written: list[Decision] | None = None
 
     def __getstate__(self) -> dict[str, object]:
-        """What a copy takes along: not the arrays of the text at hand, which are parts of one another."""
-        return self.__dict__ | {"_stepwise": None}
+        """What a copy takes along: not what was written out, nor the text's arrays, which are parts of one another."""
+        return self.__dict__ | {"_stepwise": None, "_written": None}
 
     def __deepcopy__(self, memo: dict[int, object]) -> "LearnedPolicy":
         """A copy for another text: it shares the weights, which nobody changes."""
         return copy.copy(self)
 
     def act(self, state: DraftState) -> int:
-        """STOP or CONTINUE for one state; a round asked about call by call is read once, into arrays that are there.
+        """STOP or CONTINUE for one state.
+
+        Of a small network from the beams as they lie there, if that is enough; else a round asked about call by call is
+        read once, into arrays that are there.
 
         What ``continues`` decides, up to outputs that are equal within floating-point error.
 
         Raises:
             InputError, ModelOutputError: see ``ObservationSpec.build`` and ``DraftState``.
         """
-        if state.depth < self.asks_from:
+        drafted, depth = state.drafted, state.depth
+        if drafted is not None:
+            if self._written is None:
+                self._written = written_out(self.spec, self.layers, self.asks_from)
+            if depth < len(self._written):
+                act = self._written[depth](drafted, depth)
+                if act is not None:
+                    return act
+        if depth < self.asks_from:
             return CONTINUE  # without a look: on a GPU, without a read from the device
         verdict = state.verdict(self.layers)
         if verdict is not None:

@@ -6,13 +6,19 @@ probability of the newest level's best node given its parent (transformers, llam
 """
 
 from dataclasses import dataclass
+from math import exp
 
 import numpy as np
 from numpy.typing import NDArray
 
 from radar_rl.errors import ConfigError
+from radar_rl.policies.at_once import HALF, SINGLE
 from radar_rl.policies.levels import LevelRule
-from radar_rl.speculative.state import Confidences, FeatureValues
+from radar_rl.policies.protocol import CONTINUE, STOP
+from radar_rl.speculative.state import Confidences, DraftState, FeatureValues
+
+OFF = 1.01 * HALF
+"""Relative error of a probability at most, for each nat that its logarithm, rounded to float16, is below 0."""
 
 
 @dataclass
@@ -33,6 +39,30 @@ class ProbabilityThreshold(LevelRule):
         """The threshold."""
         return self.threshold
 
+    def summed(self, top_k: int) -> int:
+        """How many of the newest beam's best nodes the probability is the sum of; 0: it is none."""
+        return 0
+
+    def act(self, state: DraftState) -> int:
+        """STOP or CONTINUE for one state: from the beam as it lies there, if that is enough (see ``at_once``)."""
+        drafted = state.drafted
+        if drafted is None or drafted.numbers is None or state.depth < self.asks_from:
+            return super().act(state)
+        top_k = drafted.shape[1]
+        first, count = (state.depth - 1) * top_k, self.summed(top_k)
+        if not count:
+            return super().act(state)
+        probability = off = 0.0
+        for number in drafted.numbers[first : first + count]:
+            likely = exp(number)
+            probability += likely
+            off -= likely * number
+        away = probability - self.threshold
+        off = OFF * off + top_k * SINGLE * (probability + self.threshold)
+        if not abs(away) > off:
+            return super().act(state)
+        return CONTINUE if away > 0.0 else STOP
+
 
 @dataclass
 class ConfidenceThreshold(ProbabilityThreshold):
@@ -43,6 +73,10 @@ class ConfidenceThreshold(ProbabilityThreshold):
     """
 
     kind = "threshold"
+
+    def summed(self, top_k: int) -> int:
+        """The best one."""
+        return 1
 
     def levels(self, confidences: Confidences, features: FeatureValues) -> NDArray[np.float32]:
         """exp(best cumulative log-probability): [N, max_depth] float32."""
@@ -59,6 +93,10 @@ class JointConfidence(ProbabilityThreshold):
     """
 
     kind = "joint"
+
+    def summed(self, top_k: int) -> int:
+        """All."""
+        return top_k
 
     def levels(self, confidences: Confidences, features: FeatureValues) -> NDArray[np.float32]:
         """The beam's probability: [N, max_depth] float32."""

@@ -26,10 +26,10 @@ from radar_rl.speculative.ngram import MAX_DEPTH, merge, proposals
 from radar_rl.speculative.pair import Pair
 from radar_rl.speculative.reading import RoundReading
 from radar_rl.speculative.sampling import PositionNoise, Processor, Sampling, choose
-from radar_rl.speculative.state import DraftState, NodeCounts
+from radar_rl.speculative.state import Drafted, DraftState, NodeCounts
 from radar_rl.speculative.target import TargetCache
 from radar_rl.speculative.text import DRAFT_SOURCES, DraftSource, Round, Text, read_back
-from radar_rl.speculative.tree import Candidates, DraftTree, Nodes, Source, TreeGrowth, select
+from radar_rl.speculative.tree import Candidates, DraftTree, Nodes, Source, TreeGrowth, beams_memory, select
 
 
 class SpeculativeBatch:
@@ -104,6 +104,7 @@ class SpeculativeBatch:
         self.pair, self.top_k, self.tree_size = pair, top_k, tree_size
         self.max_depth = max_depth if self._head_drafts else 0
         self.widen_first_level, self.prefill_chunk = widen_first_level, prefill_chunk
+        self._first_width = tree_size - 1 if widen_first_level else None
         self._skip_nan, self._nan_seen = skip_nan, False
         self.sampling = Sampling(temperature, sample_top_k, sample_top_p, processor)
         device = pair.target.device
@@ -132,6 +133,11 @@ class SpeculativeBatch:
                 judges[judge.key] = copy.deepcopy(judge)
             self._judge = judges[judge.key].renewed(judge)
         self._reading = RoundReading(len(prompts), self.max_depth, top_k, self._asked.names, feature_dim)
+        self._beams: Tensor | None = None
+        self._drafted: Drafted | None = None
+        if batch == 1 and self._head_drafts and device.type == "cpu" and judge is None and not pair.arena.capture:
+            self._beams = torch.zeros(beams_memory(self.max_depth, top_k, self._first_width))
+            self._numbers: memoryview[float] = self._beams.numpy().data.cast("B").cast("f")
         self._in_round = False
         with torch.inference_mode():
             last = [self._prefill(i, torch.tensor(list(ids), device=device)) for i, ids in enumerate(prompts)]
@@ -191,6 +197,10 @@ class SpeculativeBatch:
         self._growth: TreeGrowth | None = None
         self._proposed: Candidates | None = None
         self._reading.begin(active)
+        if self._beams is not None:
+            if self._drafted is not None:
+                self._drafted.numbers = None
+            self._drafted = Drafted(self._numbers, (self.max_depth, self.top_k))
         self._selected: Nodes | None = None
         self._node_counts: list[Tensor] | None = None
         self._judging: Judging | None = None
@@ -208,9 +218,10 @@ class SpeculativeBatch:
                     self._newest(hidden),
                     top_k=self.top_k,
                     max_depth=self.max_depth,
-                    first_width=self.tree_size - 1 if self.widen_first_level else None,
+                    first_width=self._first_width,
                     keep_newest=self._asked.per_call and self._judging is None,
                     further=self._judging,
+                    beams=self._beams,
                 )
                 self._note_call(range(active))
             if self._ngrams_draft:
@@ -461,6 +472,7 @@ class SpeculativeBatch:
                 partial(reading.features_of, row, reading.number, depth) if self._asked.names else None,
                 partial(reading.look, row, reading.number),
                 partial(self._verdict_of, reading.number, row, depth) if self._judge is not None else None,
+                self._drafted,
             )
             for row in rows
         ]

@@ -163,6 +163,7 @@ class TreeGrowth:
         first_width: children of the root to score; the first ``top_k`` of them are the beam.
         keep_newest: keep what features are read from, until the next call.
         further: what else is computed of every call.
+        beams: [``beams_memory(…)``] float32, on a CPU, where the one tree's beams go, call by call; None: anywhere.
 
     Attributes:
         depth: draft calls made for the deepest tree.
@@ -170,7 +171,8 @@ class TreeGrowth:
         tokens, scores, parents: [B, C]: candidate token ids (the target's), cumulative log-probabilities (−∞ where
             no candidate stands yet), and the candidate index of each one's parent (−1: the root). Level 1 fills the
             first ``top_k`` columns, level ℓ the next ``top_k``².
-        wide_tokens, wide_scores: [B, first_width], all scored children of the root, best first.
+        wide_tokens, wide_scores: [B, first_width], all scored children of the root, best first; the scores, where
+            beams have a place, until the next call.
         beam_scores, beam_tokens: [B, top_k], scores (descending) and token ids of each tree's newest beam.
         hidden: [B, top_k, hidden], the head's outputs at the parents of the newest beam.
         newest: what the newest call computed; None unless it is kept.
@@ -188,10 +190,10 @@ class TreeGrowth:
         first_width: int | None = None,
         keep_newest: bool = False,
         further: Further | None = None,
+        beams: Tensor | None = None,
     ) -> None:
         batch, device = len(positions), positions.device
-        self.further = further
-        self.keep_newest = keep_newest
+        self.further, self.keep_newest, self._beams = further, keep_newest, beams
         self.head, self.slots, self.top_k, self.max_depth = head, slots, top_k, max_depth
         self.positions = positions[:, None]
         candidates = top_k + (max_depth - 1) * top_k**2
@@ -200,13 +202,14 @@ class TreeGrowth:
         self.scores = torch.full((batch, candidates), NEGATIVE_INFINITY, device=device)
 
         _, log_probs = scored(head, root_hidden)  # [B, draft vocabulary]
-        best = log_probs.topk(max(top_k, first_width or 0), dim=-1)
-        self.wide_tokens, self.wide_scores = head.draft_to_target[best.indices], best.values
+        width = max(top_k, first_width or 0)
+        values, indices = torch.topk(log_probs, width, dim=-1, out=self._place(0, width))
+        self.wide_tokens, self.wide_scores = head.draft_to_target[indices], values
         self.depth, self.depths = 1, [1] * batch
-        self.beam_scores = best.values[:, :top_k]
+        self.beam_scores = values[:, :top_k]
         self.beam_tokens = self.wide_tokens[:, :top_k]
         self.tokens[:, :top_k], self.scores[:, :top_k] = self.beam_tokens, self.beam_scores
-        self._beam = torch.arange(top_k, device=device).expand(batch, -1)  # [B, k] candidate indices
+        self._nodes = torch.arange(top_k, device=device).expand(batch, -1)  # [B, k] candidate indices
         self.hidden = root_hidden[:, None].expand(-1, top_k, -1)
         self._itself = itself(top_k, root_hidden.dtype, device).expand(batch, -1, -1)
         self._ancestors = self._itself[:, :, :0]  # [B, k, slots so far] additive
@@ -226,6 +229,18 @@ class TreeGrowth:
         """What call 1 computed; ``best``: [B, top_k], the beam."""
         chosen = torch.arange(best.shape[1], device=best.device).expand(len(best), -1)
         return NewestCall(None, root_hidden[:, None], log_probs[:, None], best[:, None], chosen, best, best)
+
+    def _place(self, first: int, count: int) -> tuple[Tensor, Tensor] | None:
+        """Where a call's best scores go, and memory for their indices: of all of them, since the next call comes later.
+
+        Args:
+            first: where its beam begins.
+            count: how many scores are sorted, the beam's and what no one needs.
+        """
+        if self._beams is None:
+            return None
+        values = self._beams[None, first : first + count]
+        return values, torch.empty_like(values, dtype=torch.int64)
 
     @property
     def width(self) -> int:
@@ -247,15 +262,15 @@ class TreeGrowth:
 
         ancestors = torch.cat((of(self._ancestors), of(self._itself)), dim=2)  # a node sees its ancestors and itself
         positions = of(self.positions) + (self.depth - 1)  # [B, 1], the same for the whole level
-        further, head = self.further, self.head
+        further, head, place = self.further, self.head, self._place(self.depth * k, k * k)
         more = () if further is None else (of(self.scores[:, :first]), *further.inputs(which))
 
         def after(output: Tensor, log_probs: Tensor, before: Tensor, ancestors: Tensor, *more: Tensor) -> Outputs:
             best = log_probs.topk(k, dim=-1)  # [B, k, k]
             scores = (best.values + before[:, :, None]).flatten(1)  # [B, k²]
             tokens = head.draft_to_target[best.indices].flatten(1)
-            ordered = scores.sort(dim=1, descending=True, stable=True)  # ties by candidate index
-            chosen, beam = ordered.indices[:, :k], ordered.values[:, :k]
+            values, indices = torch.sort(scores, dim=1, descending=True, stable=True, out=place)  # ties by index
+            chosen, beam = indices[:, :k], values[:, :k]
             parent = chosen // k  # [B, k] index into the old beam
             hidden = output.gather(1, parent[:, :, None].expand(-1, -1, output.shape[2]))
             ancestors = ancestors.gather(1, parent[:, :, None].expand(-1, -1, ancestors.shape[2]))
@@ -276,14 +291,14 @@ class TreeGrowth:
         columns = slice(first, first + k * k)
         into = slice(None) if which is None else which
         self.tokens[into, columns], self.scores[into, columns] = tokens, scores
-        self.parents[into, columns] = of(self._beam)[:, :, None].expand(-1, -1, k).flatten(1)
+        self.parents[into, columns] = of(self._nodes)[:, :, None].expand(-1, -1, k).flatten(1)
         newest = (beam, tokens.gather(1, chosen), chosen + first, hidden)
         if which is None:
-            self.beam_scores, self.beam_tokens, self._beam, self.hidden = newest
+            self.beam_scores, self.beam_tokens, self._nodes, self.hidden = newest
             self._ancestors = ancestors
         else:
-            before = (self.beam_scores, self.beam_tokens, self._beam, self.hidden)
-            self.beam_scores, self.beam_tokens, self._beam, self.hidden = (
+            before = (self.beam_scores, self.beam_tokens, self._nodes, self.hidden)
+            self.beam_scores, self.beam_tokens, self._nodes, self.hidden = (
                 old.index_copy(0, which, new) for old, new in zip(before, newest, strict=True)
             )
             wider = ancestors.new_zeros(len(self.depths), *ancestors.shape[1:])
@@ -312,6 +327,11 @@ class TreeGrowth:
             levels = F.pad(levels, (0, more.shape[1]), value=1)
         sources = torch.full_like(tokens, Source.HEAD, dtype=torch.uint8)
         return Candidates(tokens, scores, parents, levels, sources, self.depth)
+
+
+def beams_memory(max_depth: int, top_k: int, first_width: int | None) -> int:
+    """Numbers that the beams of a tree need: call ℓ's from (ℓ − 1) · ``top_k`` on, and what is sorted with the last."""
+    return max((max_depth - 1) * top_k + top_k**2, first_width or 0)
 
 
 @lru_cache
