@@ -34,6 +34,7 @@ from radar_rl.speculative.text import DraftOptions
 
 EVERYTHING = ("confidences", "depth", *FEATURES)
 NEWEST = 2
+SMALL = (16,)
 PUBLISHED_WIDTH = 128  # of RADAR's LSTM and of its perceptron
 
 
@@ -125,13 +126,14 @@ def contenders(
         ArtifactError: the file holds no policy of RADAR's.
         ConfigError: it reads another beam width.
     """
-    default = ObservationSpec(max_depth, top_k)
+    default, newest = ObservationSpec(max_depth, top_k), ObservationSpec(max_depth, top_k, newest=1)
     everything = ObservationSpec(max_depth, top_k, EVERYTHING, feature_dim=feature_dim, newest=min(NEWEST, max_depth))
     radar = random_radar(top_k, seed) if weights is None else load_published(weights)
     if radar.top_k != top_k:
         raise ConfigError(f"weights={weights}: this policy reads top_k {radar.top_k}, got top_k={top_k}")
     return {
-        "learned, default observation": (random_network(default, "learned", seed), default.size),
+        f"learned, newest call, {SMALL[0]} units": (random_network(newest, "learned", seed, SMALL), newest.size),
+        "learned, default": (random_network(default, "learned", seed), default.size),
         f"learned, all features, newest {everything.newest}": (
             random_network(everything, "learned", seed),
             everything.size,

@@ -283,10 +283,10 @@ class _Watch:
 
 
 def networks(seed: int) -> Iterator[Policy]:
-    """Learned policies of random weights: by confidences alone, by what costs little, and by all there is."""
+    """Learned policies of random weights: by the newest confidences, by all, by what costs little, by all there is."""
     cheap = (*DEFAULT_FEATURES, *(name for name, feature in FEATURES.items() if not feature.projected))
     for number, (features, newest) in enumerate(
-        ((DEFAULT_FEATURES, None), (cheap, 2), ((*DEFAULT_FEATURES, *FEATURES), 2))
+        ((DEFAULT_FEATURES, 1), (DEFAULT_FEATURES, None), (cheap, 2), ((*DEFAULT_FEATURES, *FEATURES), 2))
     ):
         spec = ObservationSpec(MAX_DEPTH, TOP_K, features=features, feature_dim=FEATURE_DIM, newest=newest)
         yield random_network(spec, f"network-{number + 1}", seed + number)

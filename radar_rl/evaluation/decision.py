@@ -1,6 +1,6 @@
 """What a decision of a policy takes on this machine, asked as the decoder asks.
 
-One state at a time, whose numbers are read from the tensors that a draft call would have left. Between two decisions
+One state at a time, whose numbers are read from where a draft call would have left them. Between two decisions
 no model runs, so that code and weights are at hand; ``radar-rl bench decide`` times decisions in a decode loop.
 """
 
@@ -17,8 +17,8 @@ from radar_rl.runtime.decide import decide
 from radar_rl.runtime.decoder import features_of
 from radar_rl.speculative.features import FEATURES, columns_of
 from radar_rl.speculative.history import History, after_round, no_rounds
-from radar_rl.speculative.reading import ROOT, RoundReading
-from radar_rl.speculative.state import DraftState
+from radar_rl.speculative.reading import ROOT, RoundReading, as_numbers
+from radar_rl.speculative.state import Beams, DraftState
 
 # Decisions that are timed, after some that are not.
 TIMED, WARM_UP = 400, 40
@@ -58,6 +58,7 @@ def _timed_round(
     max_depth = trace.settings.max_depth
     told = {name: torch.tensor(trace.features[name][[row]]) for name in columns_of(tuple(reading.features))}
     confidences = torch.tensor(trace.confidences[[row]]).float()
+    beams = Beams(as_numbers(confidences), (max_depth, trace.settings.top_k))
     reading.begin(1)
     reading.note_root({name: values for name, values in told.items() if name == ROOT})
     if "ngram" in told:
@@ -74,6 +75,7 @@ def _timed_round(
             partial(reading.confidences_of, 0, reading.number, depth),
             features=partial(reading.features_of, 0, reading.number, depth),
             look=partial(reading.look, 0, reading.number),
+            beams=beams,
         )
         start = time.perf_counter()
         action = decide([policy], [state])[0]

@@ -18,21 +18,25 @@ from numpy.typing import NDArray
 
 from radar_rl.policies.observation import DEFAULT_FEATURES, ObservationSpec
 from radar_rl.policies.protocol import CONTINUE, STOP
-from radar_rl.speculative.state import Drafted
+from radar_rl.policies.stepwise import difference
+from radar_rl.speculative.state import Beams
 
 Layer = tuple[NDArray[np.floating], NDArray[np.floating]]
-Decision = Callable[[Drafted, int], int | None]
+Decision = Callable[[Beams, int], int | None]
 """From the beams and the number of draft calls made: STOP, CONTINUE, or None, to look at the whole observation."""
 
 FEW = 512
-"""Multiplications; of more than that NumPy is faster."""
+"""Multiplications in all functions; of more than that NumPy is faster."""
 
 HALF = 2.0**-11
-"""Relative error of a number rounded to float16, and ``SMALLEST`` where float16 has fewer digits."""
+"""Relative error of a number rounded to float16; where that has fewer digits, the error is ``SMALLEST``."""
 SMALLEST = 2.0**-25
+LOWEST = -65504.0
+"""Of a number in float16."""
 
 SINGLE = 2.0**-23
-"""Relative error of an operation in float32, and as much again."""
+"""Relative error of an operation in float32, and as much again; ``TINIEST`` where float32 has no more digits."""
+TINIEST = 2.0**-100
 
 
 def written_out(spec: ObservationSpec, layers: Sequence[Layer], asks_from: int = 1) -> list[Decision]:
@@ -47,38 +51,41 @@ def written_out(spec: ObservationSpec, layers: Sequence[Layer], asks_from: int =
     Returns:
         Empty if the network is not small, or sees anything else than the newest calls' confidences, and depth.
     """
-    weights = spec.top_k * (spec.newest or 0) * len(layers[0][1]) + sum(weight.size for weight, _ in layers[1:])
-    seen = set(spec.features)
-    if spec.newest is None or weights > FEW or "confidences" not in seen or not seen <= set(DEFAULT_FEATURES):
+    seen, newest = set(spec.features), spec.newest or 0
+    layers = [*layers[:-1], difference(*layers[-1])]
+    read = spec.top_k * sum(range(1, newest + 1))
+    weights = read * max(1, len(layers[0][1])) + newest * sum(weight.size for weight, _ in layers[1:])
+    if not newest or weights > FEW or "confidences" not in seen or not seen <= set(DEFAULT_FEATURES):
         return []
     exact = [(weight.astype(np.float64), bias.astype(np.float64)) for weight, bias in layers]
-    weight, bias = exact[-1]
-    exact[-1] = (weight[:, 1:] - weight[:, :1], bias[1:] - bias[:1])
+    reach, rest = _reach(spec, exact)
+    if not rest < np.inf:
+        return []
     scope: dict[str, Any] = {}
-    for calls in range(1, spec.newest + 1):
-        exec(_source(spec, exact, calls), scope)
+    for calls in range(1, newest + 1):
+        exec(_source(spec, exact, calls, reach, rest), scope)
     # One function for all decisions that see as many calls: it is cold the first time.
-    asked = [scope[f"seeing_{min(depth, spec.newest)}"] for depth in range(asks_from, spec.max_depth + 1)]
+    asked = [scope[f"seeing_{min(depth, newest)}"] for depth in range(asks_from, spec.max_depth + 1)]
     return [_goes_on] * asks_from + asked
 
 
-def _goes_on(drafted: Drafted, depth: int) -> int:
+def _goes_on(beams: Beams, depth: int) -> int:
     return CONTINUE
 
 
-def _source(spec: ObservationSpec, layers: Sequence[Layer], calls: int) -> str:
-    """The decision that sees so many calls, further ones not having been made."""
+def _source(spec: ObservationSpec, layers: Sequence[Layer], calls: int, reach: NDArray[np.float64], rest: float) -> str:
+    """The decision that sees so many calls, further ones not having been made; for the last two see ``_reach``."""
     k, start = spec.top_k, {part.name: part.start for part in spec.parts}
     shown = slice(start["confidences"], start["confidences"] + calls * k)
     blank = slice(shown.stop, start["confidences"] + spec.calls * k)
     weight, known = layers[0][0], layers[0][1] + spec.floor * layers[0][0][blank].sum(axis=0)
-    (reach, rest), floor = _reach(spec, layers), float(spec.floor)
-    read = {f"x{row}": f"beams[first + {row % k - row // k * k}]" for row in range(calls * k)}
+    floor = max(float(spec.floor), LOWEST)
+    read = {f"x{row}": f"numbers[first + {row % k - row // k * k}]" for row in range(calls * k)}
 
     lines = [
-        f"def seeing_{calls}(drafted, depth):",
-        " beams = drafted.numbers",
-        f" if beams is None or drafted.shape != ({spec.max_depth}, {k}): return None",
+        f"def seeing_{calls}(beams, depth):",
+        " numbers = beams.numbers",
+        f" if numbers is None or beams.shape != ({spec.max_depth}, {k}): return None",
         f" first, share = depth * {k} - {k}, depth / {spec.max_depth}",
         *(f" {name} = {value}" for name, value in read.items()),
         # Cut where it is observed, or no beam.
@@ -118,11 +125,18 @@ def _sum(constant: float, terms: Mapping[str, float]) -> str:
 
 
 def _reach(spec: ObservationSpec, layers: Sequence[Layer]) -> tuple[NDArray[np.float64], float]:
-    """How far the margin moves at most: for each input that does by 1, [size]; and by what float32 and float16 lack."""
-    reach, largest = np.abs(layers[-1][0][:, 0]), np.full(spec.size, max(1.0, -spec.floor))
-    for weight, _ in layers[-2::-1]:
-        reach = np.abs(weight) @ reach
-    for weight, bias in layers:
-        largest = largest @ np.abs(weight) + np.abs(bias)
-    operations = sum(len(weight) + 1 for weight, _ in layers)
-    return reach, float(largest[0] * operations * SINGLE + reach.sum() * SMALLEST)
+    """How far the margin moves at most: for each input that does by 1, [size]; and by what float32 and float16 lack.
+
+    The latter is infinite where numbers are too large for float32.
+    """
+    reach, largest, overflows = np.abs(layers[-1][0][:, 0]), np.full(spec.size, max(1.0, -spec.floor)), False
+    with np.errstate(over="ignore", invalid="ignore"):
+        for weight, _ in layers[-2::-1]:
+            reach = np.abs(weight) @ reach
+        for weight, bias in layers:
+            overflows |= not (largest < np.finfo(np.float32).max).all()
+            largest = largest @ np.abs(weight) + np.abs(bias)
+        overflows |= not (largest < np.finfo(np.float32).max).all()
+        operations = sum(len(weight) + 1 for weight, _ in layers)
+        rest = largest[0] * operations * SINGLE + reach.sum() * SMALLEST + TINIEST
+    return reach, np.inf if overflows else float(rest)

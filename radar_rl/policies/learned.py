@@ -11,7 +11,7 @@ from radar_rl.errors import ArtifactError
 from radar_rl.policies.at_once import Decision, written_out
 from radar_rl.policies.observation import ObservationSpec
 from radar_rl.policies.protocol import CONTINUE, STOP, MemorylessPolicy, States
-from radar_rl.policies.stepwise import Stepwise
+from radar_rl.policies.stepwise import Stepwise, difference
 from radar_rl.speculative.judging import UNSURE
 from radar_rl.speculative.state import DraftState
 
@@ -48,6 +48,7 @@ class LearnedPolicy(MemorylessPolicy):
             raise ArtifactError("policy network: weights are not finite")
         self.name, self.spec, self.features, self.asks_from = name, spec, spec.looks_at, asks_from
         self.layers = [(np.ascontiguousarray(weight.T), bias) for weight, bias in layers]
+        self._margin = difference(*self.layers[-1])  # its rounding error is not that of two large outputs
         self._stepwise: Stepwise | None = None
         self._written: list[Decision] | None = None
 
@@ -56,8 +57,10 @@ class LearnedPolicy(MemorylessPolicy):
         return self.__dict__ | {"_stepwise": None, "_written": None}
 
     def __deepcopy__(self, memo: dict[int, object]) -> "LearnedPolicy":
-        """A copy for another text: it shares the weights, which nobody changes."""
-        return copy.copy(self)
+        """A copy for another text: it shares the weights, which nobody changes, and what was written out of them."""
+        made = copy.copy(self)
+        made._written = self._written
+        return made
 
     def act(self, state: DraftState) -> int:
         """STOP or CONTINUE for one state.
@@ -70,12 +73,12 @@ class LearnedPolicy(MemorylessPolicy):
         Raises:
             InputError, ModelOutputError: see ``ObservationSpec.build`` and ``DraftState``.
         """
-        drafted, depth = state.drafted, state.depth
-        if drafted is not None:
+        beams, depth = state.beams, state.depth
+        if beams is not None:
             if self._written is None:
                 self._written = written_out(self.spec, self.layers, self.asks_from)
             if depth < len(self._written):
-                act = self._written[depth](drafted, depth)
+                act = self._written[depth](beams, depth)
                 if act is not None:
                     return act
         if depth < self.asks_from:
@@ -100,13 +103,15 @@ class LearnedPolicy(MemorylessPolicy):
 
     def network(self, observations: NDArray[np.float32]) -> NDArray[np.float32]:
         """The network alone: [N, size] → [N, 2] float32, as ``outputs``."""
+        return self._through(self.layers[-1], observations)
+
+    def _through(self, last: Layer, observations: NDArray[np.float32]) -> NDArray[np.float32]:
         x = observations
         for weight, bias in self.layers[:-1]:
             x = np.maximum(x @ weight + bias, 0.0)
-        weight, bias = self.layers[-1]
-        return np.asarray(x @ weight + bias)
+        return np.asarray(x @ last[0] + last[1])
 
     def continues(self, states: States) -> NDArray[np.bool_]:
         """Whether continuing is worth strictly more than stopping."""
-        outputs = self.outputs(states)
-        return np.asarray(outputs[:, 1] > outputs[:, 0])
+        observed = self.spec.build(states.confidences, states.depth, states.features)
+        return np.asarray(self._through(self._margin, observed)[:, 0] > 0.0)

@@ -35,7 +35,7 @@ class Stepwise:
     def __init__(self, spec: ObservationSpec, layers: Sequence[Layer]) -> None:
         called = [part for part in spec.parts if part.per_call]
         rooted = [part for part in spec.parts if not part.per_call and part.name != "depth"]
-        layers = [*layers[:-1], _difference(*layers[-1])]
+        layers = [*layers[:-1], difference(*layers[-1])]
         weight, bias = layers[0]
         self._shapes = _shapes(spec)
         # Numbers of a call lie together, and calls so that those shown are neighbours, in the order of their weights.
@@ -140,7 +140,7 @@ class _Block:
         np.minimum(self.numbers, self._high, out=self.numbers)
 
 
-def _difference(weight: Array, bias: Array) -> Layer:
+def difference(weight: Array, bias: Array) -> Layer:
     """The last layer with its second output minus its first as the only one."""
     wide = np.vstack((weight, bias)).astype(np.float64)
     difference = (wide[:, 1:] - wide[:, :1]).astype(np.float32)

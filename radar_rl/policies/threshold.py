@@ -17,8 +17,9 @@ from radar_rl.policies.levels import LevelRule
 from radar_rl.policies.protocol import CONTINUE, STOP
 from radar_rl.speculative.state import Confidences, DraftState, FeatureValues
 
-OFF = 1.01 * HALF
-"""Relative error of a probability at most, for each nat that its logarithm, rounded to float16, is below 0."""
+PER_NAT = 1.01 * HALF
+"""Relative error at most of a probability above ``LEAST``, for each nat that its logarithm, rounded, is below 0."""
+LEAST = 1e-15
 
 
 @dataclass
@@ -45,21 +46,21 @@ class ProbabilityThreshold(LevelRule):
 
     def act(self, state: DraftState) -> int:
         """STOP or CONTINUE for one state: from the beam as it lies there, if that is enough (see ``at_once``)."""
-        drafted = state.drafted
-        if drafted is None or drafted.numbers is None or state.depth < self.asks_from:
+        beams = state.beams
+        if beams is None or beams.numbers is None or state.depth < self.asks_from:
             return super().act(state)
-        top_k = drafted.shape[1]
+        top_k = beams.shape[1]
         first, count = (state.depth - 1) * top_k, self.summed(top_k)
-        if not count:
+        if not count or self.threshold < LEAST:
             return super().act(state)
-        probability = off = 0.0
-        for number in drafted.numbers[first : first + count]:
+        probability = nats = 0.0
+        for number in beams.numbers[first : first + count]:
             likely = exp(number)
             probability += likely
-            off -= likely * number
+            nats -= likely * number
         away = probability - self.threshold
-        off = OFF * off + top_k * SINGLE * (probability + self.threshold)
-        if not abs(away) > off:
+        error = PER_NAT * nats + top_k * SINGLE * (probability + self.threshold)
+        if not abs(away) > error:
             return super().act(state)
         return CONTINUE if away > 0.0 else STOP
 

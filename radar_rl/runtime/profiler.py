@@ -2,7 +2,7 @@
 
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -124,16 +124,19 @@ def default_network(max_depth: int, top_k: int) -> LearnedPolicy:
     return random_network(ObservationSpec(max_depth, top_k), "timed")
 
 
-def random_network(spec: ObservationSpec, name: str, seed: int = 0) -> LearnedPolicy:
-    """A policy of random weights and the default hidden layers.
+def random_network(
+    spec: ObservationSpec, name: str, seed: int = 0, hidden: Sequence[int] = DECISION_NETWORK
+) -> LearnedPolicy:
+    """A policy of random weights.
 
     Args:
         spec: what it observes.
         name: how tables call it.
         seed: of the weights.
+        hidden: units of its hidden layers.
     """
     generator = np.random.default_rng(seed)
-    sizes = [spec.size, *DECISION_NETWORK, 2]
+    sizes = [spec.size, *hidden, 2]
     layers = [
         (generator.normal(size=(out, into)).astype(np.float32), np.zeros(out, np.float32))
         for into, out in pairwise(sizes)

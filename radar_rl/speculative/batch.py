@@ -24,9 +24,9 @@ from radar_rl.speculative.history import after_round
 from radar_rl.speculative.judging import Judge, Judging, root_numbers
 from radar_rl.speculative.ngram import MAX_DEPTH, merge, proposals
 from radar_rl.speculative.pair import Pair
-from radar_rl.speculative.reading import RoundReading
+from radar_rl.speculative.reading import RoundReading, as_numbers
 from radar_rl.speculative.sampling import PositionNoise, Processor, Sampling, choose
-from radar_rl.speculative.state import Drafted, DraftState, NodeCounts
+from radar_rl.speculative.state import Beams, DraftState, NodeCounts
 from radar_rl.speculative.target import TargetCache
 from radar_rl.speculative.text import DRAFT_SOURCES, DraftSource, Round, Text, read_back
 from radar_rl.speculative.tree import Candidates, DraftTree, Nodes, Source, TreeGrowth, beams_memory, select
@@ -133,11 +133,12 @@ class SpeculativeBatch:
                 judges[judge.key] = copy.deepcopy(judge)
             self._judge = judges[judge.key].renewed(judge)
         self._reading = RoundReading(len(prompts), self.max_depth, top_k, self._asked.names, feature_dim)
-        self._beams: Tensor | None = None
-        self._drafted: Drafted | None = None
+        self._beam_memory: Tensor | None = None
+        self._round_beams: Beams | None = None
         if batch == 1 and self._head_drafts and device.type == "cpu" and judge is None and not pair.arena.capture:
-            self._beams = torch.zeros(beams_memory(self.max_depth, top_k, self._first_width))
-            self._numbers: memoryview[float] = self._beams.numpy().data.cast("B").cast("f")
+            self._beam_memory = torch.zeros(
+                beams_memory(self.max_depth, top_k, self._first_width), dtype=torch.float32, device="cpu"
+            )
         self._in_round = False
         with torch.inference_mode():
             last = [self._prefill(i, torch.tensor(list(ids), device=device)) for i, ids in enumerate(prompts)]
@@ -197,10 +198,10 @@ class SpeculativeBatch:
         self._growth: TreeGrowth | None = None
         self._proposed: Candidates | None = None
         self._reading.begin(active)
-        if self._beams is not None:
-            if self._drafted is not None:
-                self._drafted.numbers = None
-            self._drafted = Drafted(self._numbers, (self.max_depth, self.top_k))
+        if self._beam_memory is not None:
+            if self._round_beams is not None:
+                self._round_beams.numbers = None
+            self._round_beams = Beams(as_numbers(self._beam_memory), (self.max_depth, self.top_k))
         self._selected: Nodes | None = None
         self._node_counts: list[Tensor] | None = None
         self._judging: Judging | None = None
@@ -221,7 +222,7 @@ class SpeculativeBatch:
                     first_width=self._first_width,
                     keep_newest=self._asked.per_call and self._judging is None,
                     further=self._judging,
-                    beams=self._beams,
+                    beams=self._beam_memory,
                 )
                 self._note_call(range(active))
             if self._ngrams_draft:
@@ -472,7 +473,7 @@ class SpeculativeBatch:
                 partial(reading.features_of, row, reading.number, depth) if self._asked.names else None,
                 partial(reading.look, row, reading.number),
                 partial(self._verdict_of, reading.number, row, depth) if self._judge is not None else None,
-                self._drafted,
+                self._round_beams,
             )
             for row in rows
         ]

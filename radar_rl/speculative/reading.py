@@ -197,6 +197,12 @@ class RoundReading:
                 raise ModelOutputError(f"the draft head's {self._called[part - 1]} is NaN in draft call {call}")
 
 
+def as_numbers(values: Tensor) -> "memoryview[float]":
+    """The memory of a contiguous float32 tensor on the CPU, flat."""
+    numbers: memoryview[float] = values.numpy().data.cast("B").cast("f")
+    return numbers
+
+
 def packed(parts: Sequence[Tensor]) -> Tensor:
     """Scores and features of some texts side by side: [R] or [R, n] each → [R, numbers] float16."""
     if len(parts) == 1:

@@ -21,20 +21,23 @@ class NodeCounts(NamedTuple):
     both: int
 
 
-class Drafted:
+class Beams:
     """The beams of one round, where its draft calls leave them: nothing is copied, nor read from a device.
 
     Attributes:
         numbers: float32, not rounded; call ℓ's ``top_k`` cumulative log-probabilities, descending, from
-            (ℓ − 1) · ``top_k`` on; of calls not made they mean nothing. None once the round is over.
+            (ℓ − 1) · ``top_k`` on; of calls not made they mean nothing. None once the next round has begun, and in a
+            copy.
         shape: ``max_depth`` and ``top_k``.
     """
 
     __slots__ = ("numbers", "shape")
 
-    def __init__(self, numbers: "memoryview[float]", shape: tuple[int, int]) -> None:
-        self.numbers: memoryview[float] | None = numbers
-        self.shape = shape
+    def __init__(self, numbers: "memoryview[float] | None", shape: tuple[int, int]) -> None:
+        self.numbers, self.shape = numbers, shape
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Beams, (None, self.shape)
 
 
 class DraftState:
@@ -53,7 +56,7 @@ class DraftState:
         sources: who proposed the nodes that would be verified now, None in a replay. Live, they are read when a policy
             looks at them, while its tree is the newest (else RuntimeError), the confidences with them: look at the
             sources first, and one read does for both.
-        drafted: the round's beams, of a text that is decoded alone on a CPU; else None.
+        beams: the round's, of a text that is decoded alone on a CPU; else None.
     """
 
     __slots__ = (
@@ -62,8 +65,8 @@ class DraftState:
         "_look",
         "_sources",
         "_verdict",
+        "beams",
         "depth",
-        "drafted",
         "max_depth",
         "position",
     )
@@ -78,12 +81,12 @@ class DraftState:
         features: FeatureValues | Callable[[], FeatureValues] | None = None,
         look: Callable[[bool], Look] | None = None,
         verdict: Callable[[object], int | None] | None = None,
-        drafted: Drafted | None = None,
+        beams: Beams | None = None,
     ) -> None:
         self.position, self.depth, self.max_depth = position, depth, max_depth
         self._confidences, self._sources = confidences, sources
         self._features: FeatureValues | Callable[[], FeatureValues] = {} if features is None else features
-        self._look, self._verdict, self.drafted = look, verdict, drafted
+        self._look, self._verdict, self.beams = look, verdict, beams
 
     @property
     def confidences(self) -> Confidences:

@@ -28,11 +28,12 @@ def test_the_command_prints_every_way_and_writes_the_figures(
     arguments = ["bench", "decide", *small, "messages=[Two plus two?]", f"weights={weights}", f"out={out}"]
     assert cli.main(arguments) == 0
     printed, ways = capsys.readouterr().out, json.loads(out.read_text())["ways"]
-    assert len(ways) == 6
+    assert len(ways) == 7
     assert len({way["decisions"] for way in ways}) == 1  # all are asked alike often
     assert all(0 < way["median"] <= way["most"] for way in ways)
-    assert ways[0]["numbers"] == 3 * 4 + 1
-    assert "learned, default observation" in printed
+    assert ways[0]["numbers"] == 4 + 1
+    assert ways[1]["numbers"] == 3 * 4 + 1
+    assert "learned, newest call, 16 units" in printed
     assert "no network" in printed  # what is left to gain
     assert "1.000" in printed  # RADAR's own, beside itself
 

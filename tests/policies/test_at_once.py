@@ -27,25 +27,25 @@ from radar_rl.policies.at_once import written_out
 from radar_rl.policies.stepwise import Stepwise
 from radar_rl.runtime import SpeculativeDecoder
 from radar_rl.speculative import Pair, SpeculativeBatch
-from radar_rl.speculative.state import Drafted, DraftState
+from radar_rl.speculative.state import Beams, DraftState
 
 DEPTH, K = 4, 3
-Beams = NDArray[np.float32]
+Rows = NDArray[np.float32]
 
 
-def drafted(beams: Beams) -> Drafted:
+def laid_out(beams: Rows) -> Beams:
     """[DEPTH, K], and what is sorted with the last call."""
     flat = np.concatenate((beams.ravel(), np.full(K * K - K, np.nan, np.float32)))
-    return Drafted(memoryview(flat), (DEPTH, K))
+    return Beams(memoryview(flat), (DEPTH, K))
 
 
-def made_up_beams(rows: int, seed: int = 0) -> Beams:
+def made_up_beams(rows: int, seed: int = 0) -> Rows:
     generator = np.random.default_rng(seed)
     scale = generator.choice([1e-6, 0.03, 1.0, 9.0], (rows, 1, 1))
     return -np.sort(generator.exponential(scale, (rows, DEPTH, K)), axis=2).astype(np.float32)
 
 
-def whole(policy: MemorylessPolicy, beams: Beams, depth: int) -> int:
+def whole(policy: MemorylessPolicy, beams: Rows, depth: int) -> int:
     """What the whole observation decides, rounded as a trace has it."""
     rounded = beams.astype(np.float16)
     return CONTINUE if policy.continues(States(rounded[None], np.array([depth])))[0] else STOP
@@ -57,7 +57,7 @@ def whole(policy: MemorylessPolicy, beams: Beams, depth: int) -> int:
     [
         ObservationSpec(DEPTH, K, newest=1),
         ObservationSpec(DEPTH, K, ("depth", "confidences"), newest=2),
-        ObservationSpec(DEPTH, K, ("confidences",), newest=DEPTH, floor=-7.3),
+        ObservationSpec(DEPTH, K, ("confidences",), newest=3, floor=-7.3),
     ],
     ids=lambda value: str(value.newest) if isinstance(value, ObservationSpec) else str(value),
 )
@@ -70,7 +70,7 @@ def test_a_network_decides_as_over_the_whole_observation_or_not_at_all(
         decisions = written_out(spec, policy.layers)
         for beams in made_up_beams(40, seed):
             for depth in range(1, DEPTH + 1):
-                act, of_all = decisions[depth](drafted(beams), depth), whole(policy, beams, depth)
+                act, of_all = decisions[depth](laid_out(beams), depth), whole(policy, beams, depth)
                 shown = beams[max(0, depth - (spec.newest or 0)) : depth]
                 if (shown < spec.floor).any():
                     assert act is None  # cut where it is observed
@@ -91,7 +91,7 @@ def test_where_rounding_decides_the_whole_observation_does() -> None:
         exact = np.maximum(observed @ policy.layers[0][0] + policy.layers[0][1], 0.0) @ policy.layers[1][0]
         layers[1][1][:] = -exact[0] + (0.0, (seed % 7 - 3) * 2e-4)  # next to nothing, before rounding
         policy = LearnedPolicy("n", spec, layers)
-        act = written_out(spec, policy.layers)[1](drafted(beams), 1)
+        act = written_out(spec, policy.layers)[1](laid_out(beams), 1)
         assert act in (None, whole(policy, beams, 1))
         near = policy.layers[1][1] + exact[0]
         apart += whole(policy, beams, 1) != (near[1] > near[0])
@@ -101,16 +101,60 @@ def test_where_rounding_decides_the_whole_observation_does() -> None:
 def test_what_no_beam_holds_is_left_to_those_who_name_it() -> None:
     spec = ObservationSpec(DEPTH, K, newest=1)
     decide, good = written_out(spec, network(spec, (16,)).layers)[1], made_up_beams(1)[0]
-    assert decide(drafted(good), 1) is not None
+    assert decide(laid_out(good), 1) is not None
     for wrong in ([np.nan, -1, -2], [-1, -2, -np.inf], [0.1, -1, -2]):
         beams = good.copy()
         beams[0] = wrong
-        assert decide(drafted(beams), 1) is None
-    over = drafted(good)
+        assert decide(laid_out(beams), 1) is None
+    over = laid_out(good)
     over.numbers = None
     assert decide(over, 1) is None
-    wider = Drafted(memoryview(np.zeros(64, np.float32)), (DEPTH, K + 1))
+    wider = Beams(memoryview(np.zeros(64, np.float32)), (DEPTH, K + 1))
     assert decide(wider, 1) is None
+
+
+@pytest.mark.parametrize("factor", [1e-28, 1e19, 1e25, 1e37])
+@pytest.mark.parametrize("floor", [-20.0, -1e6, -1e38, -1e300])
+def test_where_float32_has_no_more_numbers_the_whole_observation_decides(factor: float, floor: float) -> None:
+    spec = ObservationSpec(DEPTH, K, newest=2, floor=floor)
+    for seed in range(4):
+        layers = [(weight.T * np.float32(factor), 0 * bias) for weight, bias in network(spec, (8,), seed).layers]
+        policy = LearnedPolicy("n", spec, layers)
+        beams = made_up_beams(1, seed)[0]
+        beams[1, K - 1] = -7e4  # less than float16 has
+        for depth in (1, 2):
+            decisions = written_out(spec, policy.layers)
+            with np.errstate(all="ignore"):
+                of_all = whole(policy, beams, depth)
+            assert not decisions or decisions[depth](laid_out(beams), depth) in (None, of_all)
+
+
+def test_outputs_that_are_nearly_alike_decide_by_their_difference() -> None:
+    """As action values are: what both share must not drown what tells them apart."""
+    spec, generator = ObservationSpec(DEPTH, K, newest=1), np.random.default_rng(0)
+    for seed in range(100):
+        layers = [(weight.T.copy(), bias) for weight, bias in network(spec, (16,), seed).layers]
+        layers[1][0][1] *= 1e-5
+        layers[1][0][:] += 20 * generator.normal(size=16).astype(np.float32)
+        policy = LearnedPolicy("n", spec, layers)
+        for beams in made_up_beams(20, seed):
+            act = written_out(spec, policy.layers)[1](laid_out(beams), 1)
+            assert act in (None, whole(policy, beams, 1))
+
+
+def test_what_is_copied_decides_alike(pocket: Pair, shipped_prompts: list[str]) -> None:
+    policy = network(ObservationSpec(4, 3, newest=1), (16,))
+    batch = SpeculativeBatch(pocket, [pocket.encode_prompt(shipped_prompts[0])], max_depth=4, top_k=3)
+    [state] = batch.begin()
+    assert policy.act(state) == policy.act(copy.copy(state)) == copy.deepcopy(policy).act(state)
+    assert state.beams is not None
+    assert copy.deepcopy(state.beams).numbers is None  # whose memory is another's
+
+
+def test_wide_networks_are_written_out() -> None:
+    beams = Beams(memoryview(-np.arange(256 * 256, dtype=np.float32) / 256**2), (1, 256))
+    wide = ObservationSpec(1, 256, ("confidences",), newest=1)
+    assert written_out(wide, network(wide, ()).layers)[1](beams, 1) is not None
 
 
 @pytest.mark.parametrize(
@@ -118,6 +162,8 @@ def test_what_no_beam_holds_is_left_to_those_who_name_it() -> None:
     [
         (ObservationSpec(DEPTH, K), (16,)),  # of all calls, each in its own place
         (ObservationSpec(DEPTH, K, newest=1), (64, 64)),
+        (ObservationSpec(1, 3000, newest=1), (0,)),
+        (ObservationSpec(256, 1, newest=256), ()),
         (ObservationSpec(DEPTH, K, ("depth",), newest=1), (4,)),
         (ObservationSpec(DEPTH, K, ("confidences", "entropy"), newest=1), (4,)),
     ],
@@ -131,12 +177,17 @@ def test_thresholds_decide_as_over_rounded_confidences(rule: Callable[..., Memor
     for row, beams in enumerate(made_up_beams(3000)):
         depth = 1 + row % DEPTH
         total = float(np.exp(beams[depth - 1, 0 if rule is ConfidenceThreshold else slice(None)]).sum())
-        for threshold in (0.3, min(1.0, total * (1 + (row % 5 - 2) * 1e-4)), 0.0):  # near ``total``, rounding decides
+        for threshold in (
+            0.3,
+            min(1.0, total * (1 + (row % 5 - 2) * 1e-4)),
+            0.0,
+            1e-46,
+        ):  # near ``total``, rounding decides
             policy = rule(threshold)
-            state = DraftState(0, depth, DEPTH, beams.astype(np.float16), drafted=drafted(beams))
+            state = DraftState(0, depth, DEPTH, beams.astype(np.float16), beams=laid_out(beams))
             assert policy.act(state) == whole(policy, beams, depth)
     policy = rule(0.3)
-    state = DraftState(0, 1, DEPTH, np.full((DEPTH, K), np.nan, np.float16), drafted=drafted(beams * np.nan))
+    state = DraftState(0, 1, DEPTH, np.full((DEPTH, K), np.nan, np.float16), beams=laid_out(beams * np.nan))
     assert policy.act(state) == STOP  # as over the whole observation
 
 
@@ -156,12 +207,12 @@ def test_live_decisions_are_those_of_the_whole_observation(
     while batch.active:
         [state] = batch.begin()
         assert before is None or before.numbers is None  # what is over cannot be mistaken for what is
-        before = state.drafted
+        before = state.beams
         while state.depth < 5:
             act = policy.act(state)
-            assert state.drafted is not None
-            assert state.drafted.numbers is not None
-            known = np.array(state.drafted.numbers[: 6 * state.depth]).reshape(-1, 6)
+            assert state.beams is not None
+            assert state.beams.numbers is not None
+            known = np.array(state.beams.numbers[: 6 * state.depth]).reshape(-1, 6)
             np.testing.assert_array_equal(known.astype(np.float16), state.confidences[: state.depth])
             if state.depth >= asks_from:
                 acts.append(act)
@@ -201,7 +252,7 @@ def test_a_decision_keeps_nothing() -> None:
     spec = ObservationSpec(DEPTH, K, newest=1)
     policy = copy.deepcopy(network(spec, (16,)))
     states = [
-        DraftState(0, 1 + row % DEPTH, DEPTH, np.zeros((DEPTH, K), np.float16), drafted=drafted(beams))
+        DraftState(0, 1 + row % DEPTH, DEPTH, np.zeros((DEPTH, K), np.float16), beams=laid_out(beams))
         for row, beams in enumerate(made_up_beams(40) / 9)
     ]
 
