@@ -1,4 +1,4 @@
-"""Every command and every Python block of the README runs, in order, at small sizes."""
+"""Every command and every Python block of the README and of docs/ runs, in order, at small sizes; links lead on."""
 
 import re
 import shlex
@@ -11,7 +11,9 @@ import pytest
 
 from radar_rl import cli, manual
 
-README = Path(__file__).parent.parent / "README.md"
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+OTHERS = [ROOT / "CONTRIBUTING.md", ROOT / "datasets/README.md"]
 
 # Overrides that make a verb quick.
 SMALL = {
@@ -51,8 +53,15 @@ class Block:
 
 
 def blocks() -> Iterator[Block]:
-    for match in re.finditer(r"(?:<!-- needs ([^\n]+) -->\n)?```(\w+)\n(.*?)```", README.read_text(), re.DOTALL):
-        yield Block(match[2], match[3], match[1])
+    for page in PAGES:
+        for match in re.finditer(r"(?:<!-- needs ([^\n]+) -->\n)?```(\w+)\n(.*?)```", page.read_text(), re.DOTALL):
+            yield Block(match[2], match[3], match[1])
+
+
+def anchors(page: Path) -> set[str]:
+    """What GitHub calls the headings of a page."""
+    headings = re.findall(r"(?m)^#+ (.+)$", re.sub(r"(?s)```.*?```", "", page.read_text()))
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def commands(*, needing: bool) -> list[list[str]]:
@@ -80,6 +89,15 @@ def test_what_it_makes_exists(repository: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize("page", [*PAGES, *OTHERS], ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    links = [link for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text()) if "://" not in link]
+    for path, _, anchor in (link.partition("#") for link in links):
+        there = page.parent / path if path else page
+        assert there.exists(), path
+        assert not anchor or anchor in anchors(there), f"{path}#{anchor}"
+
+
 def test_its_commands_and_python_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -92,7 +110,7 @@ def test_its_commands_and_python_run(
             assert code == 0, f"{shlex.join(command)}: {capsys.readouterr().err}"
     for block in blocks():
         if block.language == "python":
-            exec(compile(block.text, str(README), "exec"), {})
+            exec(compile(block.text, block.language, "exec"), {})
     printed = capsys.readouterr().out
     assert printed.strip()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["runs"]

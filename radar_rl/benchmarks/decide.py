@@ -26,7 +26,7 @@ from radar_rl.progress import track
 from radar_rl.runtime.decide import decide
 from radar_rl.runtime.decoder import features_of, judged
 from radar_rl.runtime.models import pair_from_config
-from radar_rl.runtime.profiler import clock, random_network
+from radar_rl.runtime.profiler import random_network, stopwatch
 from radar_rl.runtime.published import load_published
 from radar_rl.speculative import DraftState, Pair, SpeculativeBatch
 from radar_rl.speculative.features import FEATURES
@@ -199,14 +199,14 @@ def measure(
 
 def _decisions(pair: Pair, batch: SpeculativeBatch, policy: Policy) -> list[float]:
     """Seconds of each decision while a text is decoded."""
-    seconds = []
+    seconds, now = [], stopwatch(pair)
     policy.begin_sequence()
     while batch.active:
         states = batch.begin()
         for _ in range(batch.max_depth - 1):
-            start = clock(pair)
+            start = now()
             decide([policy], states)
-            seconds.append(clock(pair) - start)
+            seconds.append(now() - start)
             states = batch.draft()
         done = batch.verify()[0]
         policy.end_round(done.draft_calls, done.accepted)
