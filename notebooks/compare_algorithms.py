@@ -327,7 +327,7 @@ plt.show()
 # weight) that more updates help little: after 600 of them more than half of the gain on the held-out prompts is gone,
 # and on the validation prompts all of it. Next to no decay and the default are close together, and training longer
 # helps on all three kinds of prompts; of learning by heart there is no sign yet. With hidden states among what is seen
-# it is the other way round: in the README, on 2,200 positions, `fitted` gains 2.7 % with 10 and *loses* 10.8 % with
+# it is the other way round: in docs/results.md, on 2,200 positions, `fitted` gains 2.7 % with 10 and *loses* 10.8 % with
 # next to none. The default, 1, lies between, and costs little here.
 #
 # Would `validation=` have told? Yes: at every length it puts the three decays in the order of the held-out prompts. Its
@@ -360,5 +360,5 @@ pl.DataFrame(estimates).select("policy", "texts", "exact", "estimate", "error").
 # of twenty prompts. That a policy was made for *this* machine is worth ten and more; a strong decay that does not suit
 # the data costs most of the gain; a smaller tree can bring as much as a policy; and a rule that knows what a call costs
 # comes out level with all of them. With more
-# texts (`radar-rl collect`) and more to see (`features=[…]`) the differences can be measured: the README has those
+# texts (`radar-rl collect`) and more to see (`features=[…]`) the differences can be measured: docs/results.md has those
 # tables.
