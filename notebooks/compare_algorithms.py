@@ -327,8 +327,8 @@ plt.show()
 # weight) that more updates help little: after 600 of them more than half of the gain on the held-out prompts is gone,
 # and on the validation prompts all of it. Next to no decay and the default are close together, and training longer
 # helps on all three kinds of prompts; of learning by heart there is no sign yet. With hidden states among what is seen
-# it is the other way round: in docs/results.md, on 2,200 positions, `fitted` gains 2.7 % with 10 and *loses* 10.8 % with
-# next to none. The default, 1, lies between, and costs little here.
+# it is the other way round: in docs/results.md, on 2,200 positions, `fitted` gains 2.7 % with 10 and *loses* 10.8 %
+# with next to none. The default, 1, lies between, and costs little here.
 #
 # Would `validation=` have told? Yes: at every length it puts the three decays in the order of the held-out prompts. Its
 # level is another matter, it comes from seven prompts: look at differences between settings, not at the size of a gain.
