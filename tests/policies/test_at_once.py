@@ -113,11 +113,11 @@ def test_what_no_beam_holds_is_left_to_those_who_name_it() -> None:
     assert decide(wider, 1) is None
 
 
-@pytest.mark.parametrize("factor", [1e-28, 1e19, 1e25, 1e37])
+@pytest.mark.parametrize("factor", [1e-28, 1.0, 1e19, 1e25, 1e37])
 @pytest.mark.parametrize("floor", [-20.0, -1e6, -1e38, -1e300])
 def test_where_float32_has_no_more_numbers_the_whole_observation_decides(factor: float, floor: float) -> None:
     spec = ObservationSpec(DEPTH, K, newest=2, floor=floor)
-    for seed in range(4):
+    for seed in range(40):
         layers = [(weight.T * np.float32(factor), 0 * bias) for weight, bias in network(spec, (8,), seed).layers]
         policy = LearnedPolicy("n", spec, layers)
         beams = made_up_beams(1, seed)[0]
@@ -134,8 +134,8 @@ def test_outputs_that_are_nearly_alike_decide_by_their_difference() -> None:
     spec, generator = ObservationSpec(DEPTH, K, newest=1), np.random.default_rng(0)
     for seed in range(100):
         layers = [(weight.T.copy(), bias) for weight, bias in network(spec, (16,), seed).layers]
-        layers[1][0][1] *= 1e-5
-        layers[1][0][:] += 20 * generator.normal(size=16).astype(np.float32)
+        shared, apart = 20 * generator.normal(size=16), 1e-4 * layers[1][0][1]
+        layers[1] = (np.stack((shared, shared + apart)).astype(np.float32), np.zeros(2, np.float32))
         policy = LearnedPolicy("n", spec, layers)
         for beams in made_up_beams(20, seed):
             act = written_out(spec, policy.layers)[1](laid_out(beams), 1)
@@ -186,6 +186,9 @@ def test_thresholds_decide_as_over_rounded_confidences(rule: Callable[..., Memor
             policy = rule(threshold)
             state = DraftState(0, depth, DEPTH, beams.astype(np.float16), beams=laid_out(beams))
             assert policy.act(state) == whole(policy, beams, depth)
+    unlikely = made_up_beams(1)[0] - 200  # a threshold that float32 does not have is none
+    state = DraftState(0, 1, DEPTH, unlikely.astype(np.float16), beams=laid_out(unlikely))
+    assert rule(1e-46).act(state) == whole(rule(1e-46), unlikely, 1) == CONTINUE
     policy = rule(0.3)
     state = DraftState(0, 1, DEPTH, np.full((DEPTH, K), np.nan, np.float16), beams=laid_out(beams * np.nan))
     assert policy.act(state) == STOP  # as over the whole observation
