@@ -129,6 +129,17 @@ def test_where_float32_has_no_more_numbers_the_whole_observation_decides(factor:
             assert not decisions or decisions[depth](laid_out(beams), depth) in (None, of_all)
 
 
+def test_what_float16_makes_infinite_is_left_to_the_whole_observation() -> None:
+    spec = ObservationSpec(1, 1, ("confidences",), newest=1, floor=-1e6)
+    policy = LearnedPolicy("n", spec, [(np.array([[0], [1]], np.float32), np.array([0, 5e5], np.float32))])
+    beams = np.array([[-7e4]], np.float32)  # observed as the floor
+    [_, decide] = written_out(spec, policy.layers)
+    with np.errstate(over="ignore"):
+        assert whole(policy, beams, 1) == STOP
+    assert decide(Beams(memoryview(beams[0]), (1, 1)), 1) is None
+    assert decide(Beams(memoryview(np.float32([-6e4])), (1, 1)), 1) == CONTINUE
+
+
 def test_outputs_that_are_nearly_alike_decide_by_their_difference() -> None:
     """As action values are: what both share must not drown what tells them apart."""
     spec, generator = ObservationSpec(DEPTH, K, newest=1), np.random.default_rng(0)
