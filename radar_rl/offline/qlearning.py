@@ -1,6 +1,7 @@
 """d3rlpy's algorithms: from settings to one of them, its training, and from a trained one to an exportable policy."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from radar_rl.offline.backend import d3rlpy
@@ -37,11 +38,7 @@ CONFIGS: dict[str, tuple[Any, dict[str, Any]]] = {
 }
 
 # IQL's config names its networks, where the others' speaks of one.
-IQL_NETWORKS = {
-    "learning_rate": ("actor", "critic"),
-    "optim_factory": ("actor", "critic"),
-    "encoder_factory": ("actor", "critic", "value"),
-}
+IQL_NETWORKS = {"learning_rate": ("actor", "critic"), "optim_factory": ("actor", "critic")}
 
 
 def fit_qlearning(data: TrainingData, settings: Mapping[str, Any], training: Training) -> Fitted:
@@ -81,22 +78,26 @@ def make_algorithm(
 
     Args:
         settings: the algorithm, as ``settings_of`` returns it.
-        encoder: the body of every network.
+        encoder: the body of every network but IQL's critics, which have their own widths.
         batch_size: transitions per update.
         steps: updates to come; the learning rate falls to zero over them along a cosine, so that what is exported is
             not the last swing of the optimiser.
     """
-    own = {key: value for key, value in settings.items() if key not in ("name", "hidden")}
+    own = {key: value for key, value in settings.items() if key not in ("name", "hidden", "critic_hidden")}
     if "weight_temp" in own:
         own["weight_temp"] /= REWARD_SCALE  # advantages arrive scaled; the temperature is meant per token
     schedule = d3rlpy.optimizers.CosineAnnealingLRFactory(T_max=steps)
     own["optim_factory"] = d3rlpy.optimizers.AdamWFactory(
         clip_grad_norm=1.0, lr_scheduler_factory=schedule, weight_decay=own.pop("weight_decay")
     )
-    own["encoder_factory"] = encoder
     if settings["name"] == "iql":
         shared = {key: own.pop(key) for key in IQL_NETWORKS}
         own |= {f"{network}_{key}": shared[key] for key, networks in IQL_NETWORKS.items() for network in networks}
+        own["actor_encoder_factory"] = encoder
+        critic = replace(encoder, hidden_units=list(settings["critic_hidden"]))
+        own["critic_encoder_factory"] = own["value_encoder_factory"] = critic
+    else:
+        own["encoder_factory"] = encoder
     config, fixed = CONFIGS[settings["name"]]
     scaler = d3rlpy.preprocessing.MultiplyRewardScaler(REWARD_SCALE)
     return config(batch_size=batch_size, gamma=GAMMA, reward_scaler=scaler, **fixed, **own).create(device=False)

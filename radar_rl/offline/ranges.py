@@ -33,6 +33,7 @@ RANGES: dict[str, Range] = {
     "learning_rate": POSITIVE,
     "weight_decay": NOT_NEGATIVE,
     "hidden": COUNT,
+    "critic_hidden": COUNT,
     "lstm_hidden": COUNT,
     "mlp_hidden": COUNT,
     "dropout": BELOW_ONE,
@@ -53,7 +54,7 @@ RANGES: dict[str, Range] = {
     "entropy": NOT_NEGATIVE,
     "gae_lambda": SHARE,
 }
-LISTS = ("hidden",)
+LISTS = ("hidden", "critic_hidden")
 
 
 def check_ranges(name: str, settings: Mapping[str, Any]) -> None:

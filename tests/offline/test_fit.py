@@ -133,6 +133,14 @@ def test_iqls_temperature_is_per_token(outcomes: Outcomes) -> None:
     assert algorithm.config.weight_temp * algorithm.config.reward_scaler.multiplier == pytest.approx(3.0)
 
 
+def test_iqls_critics_have_widths_of_their_own(outcomes: Outcomes) -> None:
+    fitted = fit(outcomes, "iql", hidden=[5], critic_hidden=[7, 6])
+    assert [weight.shape[1] for weight, _ in fitted.policy.layers] == [5, 2]
+    modules = fitted.algorithm.impl.modules
+    for network in (*modules.q_funcs, *modules.targ_q_funcs, modules.value_func):
+        assert [layer.out_features for layer in network._encoder.layers] == [7, 6]
+
+
 def test_settings_are_checked() -> None:
     with pytest.raises(ConfigError, match="valid: cql, iql, bc, bcq, ddqn"):
         settings_of({"name": "sac"})
@@ -151,6 +159,7 @@ WRONG = [
     ({"name": "bc", "hidden": [8, 0]}, "hidden: expected a list"),
     ({"name": "bc", "hidden": 64}, "hidden: expected a list"),
     ({"name": "bc", "hidden": "64"}, "hidden: expected a list"),
+    ({"name": "iql", "critic_hidden": 64}, "critic_hidden: expected a list"),
     ({"name": "bcq", "action_flexibility": 0}, r"action_flexibility: expected a number in \(0, 1\), got 0"),
     ({"name": "cql", "target_update_interval": 1.5}, "target_update_interval: expected a whole number ≥ 1, got 1.5"),
     ({"name": "iql", "expectile": 1}, r"expectile: expected a number in \(0, 1\), got 1"),
