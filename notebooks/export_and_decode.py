@@ -313,7 +313,7 @@ pl.DataFrame([{"decoding": name} | {key: one[key] for key in kept} for name, one
 )
 
 # %% [markdown]
-# They can: the policy for small trees is some nine per cent faster than either, on the same held-out texts. Whoever
+# They can: the policy for small trees is eight to ten per cent faster than either, on the same held-out texts. Whoever
 # compares a policy with *the default* setting, or tunes one number and leaves the other, measures something else.
 #
 # vLLM, llama.cpp and transformers draft chains rather than trees. A trace of trees does not say which accepted tokens

@@ -26,7 +26,7 @@ from radar_rl.progress import track
 from radar_rl.runtime.decide import decide
 from radar_rl.runtime.decoder import features_of, judged
 from radar_rl.runtime.models import pair_from_config
-from radar_rl.runtime.profiler import random_network, stopwatch
+from radar_rl.runtime.profiler import default_network, random_network, stopwatch
 from radar_rl.runtime.published import load_published
 from radar_rl.speculative import DraftState, Pair, SpeculativeBatch
 from radar_rl.speculative.features import FEATURES
@@ -34,7 +34,7 @@ from radar_rl.speculative.text import DraftOptions
 
 EVERYTHING = ("confidences", "depth", *FEATURES)
 NEWEST = 2
-SMALL = (16,)
+LARGE = (64, 64)
 PUBLISHED_WIDTH = 128  # of RADAR's LSTM and of its perceptron
 
 
@@ -126,16 +126,16 @@ def contenders(
         ArtifactError: the file holds no policy of RADAR's.
         ConfigError: it reads another beam width.
     """
-    default, newest = ObservationSpec(max_depth, top_k), ObservationSpec(max_depth, top_k, newest=1)
+    default, every_call = default_network(max_depth, top_k), ObservationSpec(max_depth, top_k)
     everything = ObservationSpec(max_depth, top_k, EVERYTHING, feature_dim=feature_dim, newest=min(NEWEST, max_depth))
     radar = random_radar(top_k, seed) if weights is None else load_published(weights)
     if radar.top_k != top_k:
         raise ConfigError(f"weights={weights}: this policy reads top_k {radar.top_k}, got top_k={top_k}")
     return {
-        f"learned, newest call, {SMALL[0]} units": (random_network(newest, "learned", seed, SMALL), newest.size),
-        "learned, default": (random_network(default, "learned", seed), default.size),
-        f"learned, all features, newest {everything.newest}": (
-            random_network(everything, "learned", seed),
+        "learned, default": (default, default.spec.size),
+        "learned, 64 × 64, all calls": (random_network(every_call, "learned", seed, LARGE), every_call.size),
+        "learned, 64 × 64, all features": (
+            random_network(everything, "learned", seed, LARGE),
             everything.size,
         ),
         OneProduct.name: (OneProduct(top_k), top_k),

@@ -23,7 +23,7 @@ from radar_rl.offline.ranges import SEED, check_value
 from radar_rl.offline.tuning import TunedRules, tune_rules
 from radar_rl.offline.walk import Outcomes, walk_oracle, walk_policy
 from radar_rl.policies import LearnedPolicy, RandomStop
-from radar_rl.policies.observation import ObservationSpec
+from radar_rl.policies.observation import DEFAULT_NEWEST, ObservationSpec
 from radar_rl.rollouts import held_out as is_held_out
 from radar_rl.rollouts import load_trace
 from radar_rl.rollouts.reward import Reward
@@ -129,7 +129,8 @@ def bench_ppo(
     profile = named_hardware(hardware)
     to_learn, outcomes = Outcomes.of(train, profile), Outcomes.of(test, profile)
     rules = tune_rules(to_learn, ["threshold"])
-    problem = Replayed(to_learn, ObservationSpec(made.max_depth, made.top_k), Reward("throughput"), "sequence")
+    spec = ObservationSpec(made.max_depth, made.top_k, newest=DEFAULT_NEWEST)
+    problem = Replayed(to_learn, spec, Reward("throughput"), "sequence")
     settings = settings_of({"name": "ppo"}) | {"num_envs": num_envs}
     learner = PPOLearner(problem, rules.static_walk.tokens_per_second, settings, seed=seed, batch_size=2048)
     curve = Curve(learner, outcomes, seconds, points)

@@ -15,18 +15,19 @@ import psutil
 import torch
 from rich.table import Table
 
+from radar_rl.benchmarks.decide import LARGE
 from radar_rl.benchmarks.relay import Relay
 from radar_rl.benchmarks.telling import machine, tell
 from radar_rl.command import typed
 from radar_rl.errors import ConfigError, LimitError, check_whole
 from radar_rl.offline.provenance import commit
 from radar_rl.policies import ObservationSpec, Policy, StaticDepth
-from radar_rl.policies.observation import DEFAULT_FEATURES
+from radar_rl.policies.observation import DEFAULT_FEATURES, DEFAULT_NEWEST
 from radar_rl.progress import SECONDS_BETWEEN_LINES, track
 from radar_rl.runtime import SpeculativeDecoder, autoregressive
 from radar_rl.runtime.models import pair_from_config
 from radar_rl.runtime.named import policy_from_string
-from radar_rl.runtime.profiler import random_network
+from radar_rl.runtime.profiler import DECISION_NETWORK, random_network
 from radar_rl.speculative import Pair
 from radar_rl.speculative.features import FEATURES
 from radar_rl.speculative.text import DRAFT_SOURCES, Options
@@ -283,13 +284,18 @@ class _Watch:
 
 
 def networks(seed: int) -> Iterator[Policy]:
-    """Learned policies of random weights: by the newest confidences, by all, by what costs little, by all there is."""
+    """Learned policies of random weights: the default, by all confidences, by what costs little, by all there is."""
     cheap = (*DEFAULT_FEATURES, *(name for name, feature in FEATURES.items() if not feature.projected))
-    for number, (features, newest) in enumerate(
-        ((DEFAULT_FEATURES, 1), (DEFAULT_FEATURES, None), (cheap, 2), ((*DEFAULT_FEATURES, *FEATURES), 2))
+    for number, (features, newest, hidden) in enumerate(
+        (
+            (DEFAULT_FEATURES, DEFAULT_NEWEST, DECISION_NETWORK),
+            (DEFAULT_FEATURES, None, LARGE),
+            (cheap, 2, LARGE),
+            ((*DEFAULT_FEATURES, *FEATURES), 2, LARGE),
+        )
     ):
         spec = ObservationSpec(MAX_DEPTH, TOP_K, features=features, feature_dim=FEATURE_DIM, newest=newest)
-        yield random_network(spec, f"network-{number + 1}", seed + number)
+        yield random_network(spec, f"network-{number + 1}", seed + number, hidden)
 
 
 def bench_soak(

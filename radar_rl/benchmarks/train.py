@@ -27,6 +27,7 @@ from radar_rl.offline.fit import one_thread
 from radar_rl.offline.qlearning import IMITATORS, fit_qlearning, make_algorithm
 from radar_rl.offline.ranges import SEED, check_value
 from radar_rl.offline.walk import Outcomes
+from radar_rl.policies.observation import DEFAULT_NEWEST
 from radar_rl.progress import track
 from radar_rl.rollouts import load_trace
 from radar_rl.rollouts.reward import Reward
@@ -79,7 +80,7 @@ def walked(outcomes: Outcomes, seed: int) -> TraceData:
     visited = np.concatenate([rows for rows, _, _ in outcomes.trace.rounds(depths)])
     made = stopping_at(outcomes, depths)
     decisions = made.take(np.flatnonzero(np.isin(made.row, visited)))
-    return TraceData.of(outcomes, decisions, Reward(), "sequence")
+    return TraceData.of(outcomes, decisions, Reward(), "sequence", newest=DEFAULT_NEWEST)
 
 
 def as_episodes(data: TraceData) -> "d3rlpy.dataset.MDPDataset":

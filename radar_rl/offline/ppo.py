@@ -105,7 +105,10 @@ class PPOLearner:
                 gae_lambda=settings["gae_lambda"],
                 clip_range=settings["clip_range"],
                 ent_coef=settings["entropy"],
-                policy_kwargs={"net_arch": list(settings["hidden"]), "activation_fn": torch.nn.ReLU},
+                policy_kwargs={
+                    "net_arch": {"pi": list(settings["hidden"]), "vf": list(settings["critic_hidden"])},
+                    "activation_fn": torch.nn.ReLU,
+                },
                 seed=seed,
                 device="cpu",
             )

@@ -12,7 +12,7 @@ from radar_rl.offline.from_rollouts import RolloutData
 from radar_rl.offline.ranges import ABOVE_ZERO, BELOW_ONE, SEED, check_value
 from radar_rl.offline.transitions import Episode
 from radar_rl.offline.walk import Outcomes
-from radar_rl.policies.observation import DEFAULT_FEATURES, ObservationSpec, check_names
+from radar_rl.policies.observation import DEFAULT_FEATURES, DEFAULT_NEWEST, ObservationSpec, check_names
 from radar_rl.rollouts import load_rollouts, load_trace, rollout_settings, trace_settings
 from radar_rl.rollouts.pricing import profile_for
 from radar_rl.rollouts.reward import Reward
@@ -130,7 +130,7 @@ def find(
         raise ConfigError("behaviour= is for traces; rollouts hold what their own policy did")
     if tree_size is not None:
         raise ConfigError("tree_size= is for traces; rollouts were made with a tree size of their own")
-    if wanted.observation != DEFAULT_FEATURES or wanted.newest is not None:
+    if (wanted.observation, wanted.newest) != (DEFAULT_FEATURES, DEFAULT_NEWEST):
         raise ConfigError("observation= and newest= are for traces; rollouts hold what their own policy saw")
     return _RolloutSource.found(str(rollouts), hardware, measured, model)
 

@@ -21,7 +21,7 @@ from radar_rl.offline.transitions import Episode
 from radar_rl.offline.tuning import tune_first_decision
 from radar_rl.offline.validation import check_validation, validate
 from radar_rl.policies import LearnedPolicy, StaticDepth
-from radar_rl.policies.observation import DEFAULT_FEATURES
+from radar_rl.policies.observation import DEFAULT_FEATURES, DEFAULT_NEWEST
 from radar_rl.rollouts import data_digest
 from radar_rl.rollouts.reward import Reward
 from radar_rl.runtime.artifact import save_policy
@@ -45,7 +45,7 @@ def train(
     wandb: WandbMode,
     tree_size: int | None,
     observation: Sequence[str] = DEFAULT_FEATURES,
-    newest: int | None = None,
+    newest: int | None = DEFAULT_NEWEST,
     asks_from: int | None = None,
     share: float = 1.0,
     validation: float = 0.0,

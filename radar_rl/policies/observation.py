@@ -18,6 +18,8 @@ from radar_rl.speculative.features import FEATURES, checked_names, columns_of
 from radar_rl.speculative.state import DraftState
 
 DEFAULT_FEATURES = ("confidences", "depth")
+DEFAULT_NEWEST = 1
+"""Draft calls that a policy sees numbers of unless told otherwise; an ``ObservationSpec`` by itself shows all."""
 OBSERVABLE = (*DEFAULT_FEATURES, *FEATURES)
 
 NAN_SEEN = "confidences or features hold NaN in a drafted level; the trace or a model is damaged"

@@ -13,6 +13,7 @@ import torch
 from radar_rl import configs
 from radar_rl.errors import ConfigError
 from radar_rl.policies import LearnedPolicy, ObservationSpec
+from radar_rl.policies.observation import DEFAULT_NEWEST
 from radar_rl.runtime.alone import autoregressive
 from radar_rl.runtime.artifact import check_pair
 from radar_rl.runtime.decide import decide
@@ -25,7 +26,8 @@ from radar_rl.speculative.text import DraftOptions
 
 PROMPT_TOKENS = 96
 ROUNDS = 4
-DECISION_NETWORK = (64, 64)
+DECISION_NETWORK = (8,)
+"""Hidden units of what ``radar-rl train`` trains by default."""
 
 
 def measure(
@@ -132,8 +134,8 @@ def _token_seconds(pair: Pair, prompt: list[int]) -> list[float]:
 
 
 def default_network(max_depth: int, top_k: int) -> LearnedPolicy:
-    """A policy of random weights and the default size, to be timed."""
-    return random_network(ObservationSpec(max_depth, top_k), "timed")
+    """A policy of random weights, of the default observation and size, to be timed."""
+    return random_network(ObservationSpec(max_depth, top_k, newest=DEFAULT_NEWEST), "timed")
 
 
 def random_network(

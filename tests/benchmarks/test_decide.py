@@ -33,7 +33,7 @@ def test_the_command_prints_every_way_and_writes_the_figures(
     assert all(0 < way["median"] <= way["most"] for way in ways)
     assert ways[0]["numbers"] == 4 + 1
     assert ways[1]["numbers"] == 3 * 4 + 1
-    assert "learned, newest call, 16 units" in printed
+    assert "learned, 64 × 64, all calls" in printed
     assert "no network" in printed  # what is left to gain
     assert "1.000" in printed  # RADAR's own, beside itself
 

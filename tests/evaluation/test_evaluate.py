@@ -52,9 +52,9 @@ def test_runs_rules_and_oracle_on_held_out_prompts_only(
     assert {row["trained_for"] for row in rows if row["kind"] == "learned"} == {"synthetic"}
     assert {row["algorithm"] for row in rows if row["policy"] == "bc"} == {"bc"}
     (known,) = [row for row in overall if row["policy"] == "bc"]
-    own = {"learning_rate": 0.001, "weight_decay": 1.0, "hidden": [64, 64], "beta": 0.0}
+    own = {"learning_rate": 0.02, "weight_decay": 0.03, "hidden": [8], "beta": 0.0}
     assert json.loads(known["settings"]) == own
-    told = {"behaviour": "oracle", "reward": '{"kind": "throughput"}', "newest": None, "share": 1.0, "steps": 40}
+    told = {"behaviour": "oracle", "reward": '{"kind": "throughput"}', "newest": 1, "share": 1.0, "steps": 40}
     assert told.items() <= known.items()
     decided = {row["kind"]: row["decision_microseconds"] for row in overall}
     assert decided["static"] is None

@@ -12,9 +12,13 @@ from radar_rl.offline.encoder import encoder_factory
 from radar_rl.offline.fit import EPOCHS, Fitted, Training
 from radar_rl.offline.qlearning import fit_qlearning, make_algorithm
 from radar_rl.offline.ranges import RANGES, check_ranges
+from radar_rl.offline.tuning import tune_static
 from radar_rl.offline.walk import Outcomes, walk_policy
 from radar_rl.policies import States
+from radar_rl.policies.at_once import written_out
+from radar_rl.policies.observation import DEFAULT_NEWEST
 from radar_rl.rollouts.reward import Reward
+from radar_rl.runtime.profiler import DECISION_NETWORK
 
 QLEARNING = [name for name, algorithm in ALGORITHMS.items() if algorithm.learner is fit_qlearning]  # others: own tests
 
@@ -28,7 +32,8 @@ def fit(
     batch_size: int = 128,
     **settings,
 ) -> Fitted:
-    data = TraceData.of(outcomes, decide(ALGORITHMS[name].behaviour, outcomes, seed), Reward(), episode)
+    decisions = decide(ALGORITHMS[name].behaviour, outcomes, seed)
+    data = TraceData.of(outcomes, decisions, Reward(), episode, newest=DEFAULT_NEWEST)
     training = Training(steps, batch_size=batch_size, seed=seed, follow_rate=episode == "round")
     return fit_policy(data, settings_of({"name": name, **settings}), training)
 
@@ -50,13 +55,22 @@ def test_the_exported_policy_is_the_trained_network(outcomes: Outcomes, name: st
     np.testing.assert_array_equal(policy.continues(states)[clear], algorithm.predict(observations)[clear])
 
 
+@pytest.mark.parametrize("name", sorted(set(ALGORITHMS) - {"radar"}))
+def test_what_is_trained_by_default_is_small_enough_to_decide_at_once(outcomes: Outcomes, name: str) -> None:
+    policy = fit(outcomes, name).policy
+    assert len(written_out(policy.spec, policy.layers)) == outcomes.max_depth + 1
+    if name != "bcq":  # its network holds two
+        assert [len(bias) for _, bias in policy.layers] == [*DECISION_NETWORK, 2]  # what `profile` times
+
+
 @pytest.mark.parametrize("flexibility", [0.1, 0.6, 0.95])
 def test_the_exported_bcq_leaves_out_the_actions_that_the_algorithm_does(
     outcomes: Outcomes, flexibility: float
 ) -> None:
     # A clone's data have one action at most states, so the imitator has preferences, and the mask something to do.
     data = TraceData.of(outcomes, decide("oracle", outcomes, 0), Reward(), "sequence")
-    settings = settings_of({"name": "bcq", "action_flexibility": flexibility, "learning_rate": 1e-2})
+    learns = {"hidden": [64, 64], "learning_rate": 1e-2, "weight_decay": 1.0}
+    settings = settings_of({"name": "bcq", "action_flexibility": flexibility, **learns})
     fitted = fit_policy(data, settings, Training(8 * EPOCHS, batch_size=128, seed=0))
     policy, algorithm = fitted.policy, fitted.algorithm
     confidences = np.repeat(outcomes.trace.confidences, 7, axis=0)
@@ -91,10 +105,13 @@ def test_with_rounds_as_episodes_the_rate_follows_the_policy(outcomes: Outcomes)
 
 @pytest.mark.parametrize("name", QLEARNING)
 def test_what_is_learned_beats_the_tuned_static_depth(name: str) -> None:
-    outcomes = Outcomes.of(make_trace(prompts=150, new_tokens=60, seed=5), HARDWARE)
-    fitted = fit(outcomes, name, steps=300, batch_size=512)
-    static = TraceData.of(outcomes, decide("full", outcomes, 0), Reward(), "sequence").first_rate
-    assert walk_policy(outcomes, fitted.policy).tokens_per_second > static
+    learned_from, unseen = (
+        Outcomes.of(make_trace(prompts=150, new_tokens=60, seed=seed), HARDWARE) for seed in (5, 6)
+    )
+    policy = fit(learned_from, name, steps=600, batch_size=512).policy
+    static = tune_static(learned_from).static
+    for texts in (learned_from, unseen):
+        assert walk_policy(texts, policy).tokens_per_second > walk_policy(texts, static).tokens_per_second
 
 
 def test_divergence_is_stopped_and_named(outcomes: Outcomes) -> None:

@@ -303,7 +303,7 @@ SEES = ObservationSpec(features=("depth", "entropy", "log_probs", "confidences",
 
 def learned(folder: Path, spec: ObservationSpec) -> str:
     """The folder of a network of random weights that decides both ways."""
-    policy = random_network(spec, "net", 0)
+    policy = random_network(spec, "net", 0, (64, 64))
     trace = load_trace(folder / "traces", features=["entropy", "log_probs"])
     seen, depth = np.repeat(trace.confidences, 3, axis=0), np.tile([1, 2, 3], len(trace))
     features = {name: np.repeat(values, 3, axis=0) for name, values in trace.features.items()}
