@@ -11,11 +11,10 @@ from numpy.typing import NDArray
 
 from radar_rl.errors import ArtifactError, ConfigError, InputError
 from radar_rl.evaluation.trained import run_facts, run_names
-from radar_rl.offline.data import OBSERVATION_FLOOR
 from radar_rl.offline.run import RUN_FILE, Run, load_run
 from radar_rl.offline.walk import Outcomes
 from radar_rl.policies import LearnedPolicy, MemorylessPolicy, StaticDepth
-from radar_rl.policies.observation import ObservationSpec
+from radar_rl.policies.observation import OBSERVATION_FLOOR, ObservationSpec
 from radar_rl.rollouts.trace import TraceSettings
 from radar_rl.runtime.artifact import load_policy, read_config
 from radar_rl.runtime.kinds import KINDS

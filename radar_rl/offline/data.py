@@ -14,13 +14,9 @@ from radar_rl.offline.shaping import potential
 from radar_rl.offline.transitions import Episode, TraceTransitions, TransitionSource
 from radar_rl.offline.tuning import TunedStatic, tune_static
 from radar_rl.offline.walk import Outcomes, Walk, policy_depths, walk, walk_policy
-from radar_rl.policies.observation import DEFAULT_FEATURES, ObservationSpec
+from radar_rl.policies.observation import DEFAULT_FEATURES, OBSERVATION_FLOOR, ObservationSpec
 from radar_rl.policies.protocol import Policy
 from radar_rl.rollouts.reward import Reward
-
-# Log-probabilities that policies are trained on end here (0.005 %). A lower floor tells nothing more about acceptance,
-# and, as it also stands for levels not drafted yet, stretches the scale until real differences between levels vanish.
-OBSERVATION_FLOOR = -10.0
 
 
 class TrainingData(Protocol):

@@ -8,9 +8,8 @@ from numpy.typing import NDArray
 
 from radar_rl.errors import TraceError
 from radar_rl.offline.behaviour import DecisionTable
-from radar_rl.offline.data import OBSERVATION_FLOOR
 from radar_rl.offline.transitions import Episode, Transitions, check_episode
-from radar_rl.policies.observation import ObservationSpec
+from radar_rl.policies.observation import OBSERVATION_FLOOR, ObservationSpec
 from radar_rl.policies.protocol import CONTINUE, STOP, Policy
 from radar_rl.rollouts.reward import Reward
 from radar_rl.speculative.hardware import HardwareProfile

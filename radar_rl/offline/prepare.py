@@ -89,6 +89,9 @@ class Source(Protocol):
     def max_depth(self) -> int:
         """Draft calls that a round can make."""
 
+    def shows(self, wanted: Wanted) -> tuple[tuple[str, ...], int | None]:
+        """Names of the features that the data show, and of how many newest draft calls (None: of all)."""
+
     def prepare(self, wanted: Wanted) -> Prepared:
         """Read it and make it into data to learn from.
 
@@ -161,6 +164,9 @@ class _TraceSource:
     def max_depth(self) -> int:
         return self.made.max_depth
 
+    def shows(self, wanted: Wanted) -> tuple[tuple[str, ...], int | None]:
+        return wanted.observation, wanted.newest
+
     def prepare(self, wanted: Wanted) -> Prepared:
         check_names(wanted.observation)
         training = load_trace(
@@ -212,6 +218,9 @@ class _RolloutSource:
     @property
     def max_depth(self) -> int:
         return self.spec.max_depth
+
+    def shows(self, wanted: Wanted) -> tuple[tuple[str, ...], int | None]:
+        return self.spec.features, self.spec.newest
 
     def prepare(self, wanted: Wanted) -> Prepared:
         steps = load_rollouts(self.place)

@@ -74,7 +74,7 @@ def train(
         observation: names of the features that the policy sees; those beyond confidences and depth must have been
             collected with the trace, but for history, which is that of the tuned static depth (``offline.history``).
         newest: of what has numbers for every draft call, the policy sees those of so many newest calls, the newest
-            first; None: of all calls, each in its own place.
+            first; None: of all calls, each in its own place. Rollouts show what they were logged with.
         asks_from: the draft call after which the policy decides first; None: where it is fastest on the training texts
             of a trace, and 1 with rollouts.
         share: of the prompts that are neither held out nor validated on, how many to learn from, by the same hash.
@@ -99,6 +99,7 @@ def train(
     source = find(traces, rollouts, wanted, behaviour, algorithm.behaviour, tree_size, hardware, folder, model)
     if asks_from is not None and not 1 <= asks_from <= source.max_depth:
         raise ConfigError(f"asks_from: expected one of the draft calls 1 … {source.max_depth}, got {asks_from}")
+    features, calls = source.shows(wanted)
     arguments = {
         "traces": traces,
         "rollouts": rollouts,
@@ -110,8 +111,8 @@ def train(
         "batch_size": batch_size,
         "seed": seed,
         "tree_size": source.tree_size,
-        "observation": list(observation),
-        "newest": newest,
+        "observation": list(features),
+        "newest": calls,
         "asks_from": asks_from,
         "share": share,
         "validation": validation,

@@ -79,7 +79,6 @@ def _source(spec: ObservationSpec, layers: Sequence[Layer], calls: int, reach: N
     shown = slice(start["confidences"], start["confidences"] + calls * k)
     blank = slice(shown.stop, start["confidences"] + spec.calls * k)
     weight, known = layers[0][0], layers[0][1] + spec.floor * layers[0][0][blank].sum(axis=0)
-    floor = max(float(spec.floor), LOWEST)
     read = {f"x{row}": f"numbers[first + {row % k - row // k * k}]" for row in range(calls * k)}
 
     lines = [
@@ -88,8 +87,7 @@ def _source(spec: ObservationSpec, layers: Sequence[Layer], calls: int, reach: N
         f" if numbers is None or beams.shape != ({spec.max_depth}, {k}): return None",
         f" first, share = depth * {k} - {k}, depth / {spec.max_depth}",
         *(f" {name} = {value}" for name, value in read.items()),
-        # Cut where it is observed, or no beam.
-        *(f" if not (x{i} <= 0.0 and x{i + k - 1} >= {floor!r}): return None" for i in range(0, len(read), k)),
+        *(line for first in range(0, len(read), k) for line in _cut(spec, range(first, first + k))),
     ]
     below: list[str] = []
     for number, (_, bias) in enumerate(layers):
@@ -109,11 +107,25 @@ def _source(spec: ObservationSpec, layers: Sequence[Layer], calls: int, reach: N
     [margin] = below
     # The bound at most; nearer to it, the bound at these numbers.
     lines += [
-        *_decided(margin, repr(float(rest - floor * HALF * reach[shown].sum()))),
+        *_decided(margin, repr(float(rest - spec.floor * HALF * reach[shown].sum()))),
         f" off = {_sum(rest, dict(zip(read, -HALF * reach[shown], strict=True)))}",
         *_decided(margin, "off"),
     ]
     return "\n".join(lines)
+
+
+def _cut(spec: ObservationSpec, call: range) -> list[str]:
+    """A call's beam, descending, is raised to the floor as an observation is; NaN, which comes first, gives None.
+
+    Rounding can take a number over the floor no further than it takes the floor itself, which the bound allows for.
+    Where float16 has no such floor, numbers that it has not give None as well.
+    """
+    worst = f"x{call[-1]}"
+    lines = [f" if not x{call[0]} <= 0.0: return None"]
+    if spec.floor < LOWEST:
+        return [*lines, f" if {worst} < {LOWEST!r}: return None"]
+    raised = (f"  if x{i} < {float(spec.floor)!r}: x{i} = {float(spec.floor)!r}" for i in call)
+    return [*lines, f" if {worst} < {float(spec.floor)!r}:", *raised]
 
 
 def _decided(margin: str, off: str) -> list[str]:

@@ -20,6 +20,12 @@ from radar_rl.speculative.state import DraftState
 DEFAULT_FEATURES = ("confidences", "depth")
 DEFAULT_NEWEST = 1
 """Draft calls that a policy sees numbers of unless told otherwise; an ``ObservationSpec`` by itself shows all."""
+OBSERVATION_FLOOR = -10.0
+"""Where log-probabilities that policies are trained on end (0.005 %).
+
+A lower floor tells nothing more about acceptance, and, as it also stands for levels not drafted yet, stretches the
+scale until real differences between levels vanish.
+"""
 OBSERVABLE = (*DEFAULT_FEATURES, *FEATURES)
 
 NAN_SEEN = "confidences or features hold NaN in a drafted level; the trace or a model is damaged"

@@ -13,7 +13,7 @@ import torch
 from radar_rl import configs
 from radar_rl.errors import ConfigError
 from radar_rl.policies import LearnedPolicy, ObservationSpec
-from radar_rl.policies.observation import DEFAULT_NEWEST
+from radar_rl.policies.observation import DEFAULT_NEWEST, OBSERVATION_FLOOR
 from radar_rl.runtime.alone import autoregressive
 from radar_rl.runtime.artifact import check_pair
 from radar_rl.runtime.decide import decide
@@ -135,7 +135,8 @@ def _token_seconds(pair: Pair, prompt: list[int]) -> list[float]:
 
 def default_network(max_depth: int, top_k: int) -> LearnedPolicy:
     """A policy of random weights, of the default observation and size, to be timed."""
-    return random_network(ObservationSpec(max_depth, top_k, newest=DEFAULT_NEWEST), "timed")
+    spec = ObservationSpec(max_depth, top_k, floor=OBSERVATION_FLOOR, newest=DEFAULT_NEWEST)
+    return random_network(spec, "timed")
 
 
 def random_network(

@@ -12,7 +12,7 @@ from radar_rl.errors import ConfigError, InputError, TraceError
 from radar_rl.offline.run import load_run
 from radar_rl.offline.train import train
 from radar_rl.offline.walk import Outcomes, walk_policy
-from radar_rl.policies import StaticDepth
+from radar_rl.policies import LearnedPolicy, ObservationSpec, StaticDepth
 from radar_rl.rollouts.rollout import rollout
 from radar_rl.rollouts.split import held_out, learned_from, validated_on
 from radar_rl.runtime.artifact import read_config
@@ -142,6 +142,10 @@ def test_rollouts_are_learned_from(collection: Path, hardware_file: Path, tmp_pa
     run = load_run(tmp_path / "run")
     assert run.about["trace"]["target"] == "target@0"
     assert run.about["arguments"]["behaviour"] == "logged: random:0.7"
+    assert run.about["arguments"]["newest"] is None  # what was logged, not what a trace would show by default
+    assert isinstance(run.policy, LearnedPolicy)
+    made = run.policy.spec
+    assert made == ObservationSpec(made.max_depth, made.top_k, floor=made.floor)
     assert about["hardware"]["name"] == "synthetic"
 
 

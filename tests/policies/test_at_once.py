@@ -64,21 +64,35 @@ def whole(policy: MemorylessPolicy, beams: Rows, depth: int) -> int:
 def test_a_network_decides_as_over_the_whole_observation_or_not_at_all(
     spec: ObservationSpec, hidden: tuple[int, ...]
 ) -> None:
-    undecided = wanted = stops = 0
+    undecided = wanted = stops = cut = 0
     for seed in range(20):
         policy = network(spec, hidden, seed)
         decisions = written_out(spec, policy.layers)
         for beams in made_up_beams(40, seed):
             for depth in range(1, DEPTH + 1):
                 act, of_all = decisions[depth](laid_out(beams), depth), whole(policy, beams, depth)
-                shown = beams[max(0, depth - (spec.newest or 0)) : depth]
-                if (shown < spec.floor).any():
-                    assert act is None  # cut where it is observed
-                    continue
                 assert act in (None, of_all)
                 undecided, wanted, stops = undecided + (act is None), wanted + 1, stops + (act == STOP)
+                cut += bool((beams[max(0, depth - (spec.newest or 0)) : depth] < spec.floor).any())
     assert 0 < stops < wanted - undecided
     assert undecided < 0.05 * wanted
+    assert cut > 0.05 * wanted  # raised to the floor
+
+
+@pytest.mark.parametrize("floor", [-10.0, -10.003])
+def test_numbers_about_the_floor_are_as_observed(floor: float) -> None:
+    """Float16 has −10, but not −10.003: rounding takes what lies below to −10."""
+    spec = ObservationSpec(DEPTH, K, ("confidences",), newest=1, floor=floor)
+    about = np.array([floor, np.nextafter(floor, 0), np.nextafter(floor, -20), floor - 4e-3, floor + 4e-3, -np.inf])
+    generator = np.random.default_rng(0)
+    undecided = 0
+    for seed in range(300):
+        policy, beams = network(spec, (8,), seed), made_up_beams(1, seed)[0]
+        beams[0] = -np.sort(-generator.choice(about, K).astype(np.float32))
+        act = written_out(spec, policy.layers)[1](laid_out(beams), 1)
+        assert act in (None, whole(policy, beams, 1))
+        undecided += act is None
+    assert undecided < 15
 
 
 def test_where_rounding_decides_the_whole_observation_does() -> None:
@@ -102,7 +116,7 @@ def test_what_no_beam_holds_is_left_to_those_who_name_it() -> None:
     spec = ObservationSpec(DEPTH, K, newest=1)
     decide, good = written_out(spec, network(spec, (16,)).layers)[1], made_up_beams(1)[0]
     assert decide(laid_out(good), 1) is not None
-    for wrong in ([np.nan, -1, -2], [-1, -2, -np.inf], [0.1, -1, -2]):
+    for wrong in ([np.nan, -1, -2], [np.nan, np.nan, np.nan], [0.1, -1, -2]):
         beams = good.copy()
         beams[0] = wrong
         assert decide(laid_out(beams), 1) is None
