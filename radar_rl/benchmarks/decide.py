@@ -126,7 +126,7 @@ def contenders(
         ArtifactError: the file holds no policy of RADAR's.
         ConfigError: it reads another beam width.
     """
-    default, every_call = default_network(max_depth, top_k), ObservationSpec(max_depth, top_k)
+    default, every_call = default_network(max_depth, top_k, "learned", seed), ObservationSpec(max_depth, top_k)
     everything = ObservationSpec(max_depth, top_k, EVERYTHING, feature_dim=feature_dim, newest=min(NEWEST, max_depth))
     radar = random_radar(top_k, seed) if weights is None else load_published(weights)
     if radar.top_k != top_k:

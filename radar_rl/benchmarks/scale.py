@@ -126,12 +126,13 @@ def _train(traces: str, behaviour: Any, updates: int, batch_size: int, seed: int
     from radar_rl.offline.qlearning import learned_policy, make_algorithm
     from radar_rl.offline.run import write_run
     from radar_rl.offline.walk import Outcomes
+    from radar_rl.policies.observation import DEFAULT_NEWEST
     from radar_rl.runtime.artifact import save_policy
 
     hardware = HardwareProfile.from_mapping(configs.load("hardware", PROFILE), PROFILE)
     trace = load_trace(traces, keep=lambda texts: ~held_out(texts.prompt_id, HELD_OUT))
     outcomes = Outcomes.of(trace, hardware)
-    data = TraceData.of(outcomes, decide(behaviour, outcomes, seed), Reward(), "sequence")
+    data = TraceData.of(outcomes, decide(behaviour, outcomes, seed), Reward(), "sequence", newest=DEFAULT_NEWEST)
     start = time.perf_counter()
     buffer = TransitionBuffer(data.source, data.transitions(data.first_rate), seed)
     settings = settings_of({"name": "bc" if behaviour == "oracle" else "cql"})

@@ -46,7 +46,7 @@ class Candidate:
     facts: dict[str, Any]
 
     def spec(self, made: TraceSettings) -> ObservationSpec:
-        """What the estimator sees: the policy's own observation, or for a rule the default one."""
+        """What the estimator sees: the policy's own observation, or for a rule all calls' confidences, and depth."""
         if isinstance(self.policy, LearnedPolicy):
             return self.policy.spec
         return ObservationSpec(made.max_depth, made.top_k, floor=OBSERVATION_FLOOR)

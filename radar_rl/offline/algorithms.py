@@ -24,11 +24,13 @@ class Algorithm:
         learner: trains it.
         behaviour: who should have acted in the data that are made from a trace.
         asked_late: whether its policy can be asked from a later draft call than the first on.
+        reads_all: whether its policy reads the confidences of every call, whatever ``newest`` says.
     """
 
     learner: Learner
     behaviour: Behaviour
     asked_late: bool = True
+    reads_all: bool = False
 
 
 def _fit_ppo(data: TrainingData, settings: Mapping[str, Any], training: Training) -> Fitted:
@@ -49,7 +51,7 @@ ALGORITHMS: dict[str, Algorithm] = {
     "ddqn": Algorithm(fit_qlearning, "full"),
     "fitted": Algorithm(fit_stopping, "full"),
     "direct": Algorithm(fit_stopping, "full"),
-    "radar": Algorithm(fit_radar, "full", asked_late=False),
+    "radar": Algorithm(fit_radar, "full", asked_late=False, reads_all=True),
     "acceptance": Algorithm(fit_acceptance, "full"),
     "ppo": Algorithm(_fit_ppo, "full"),  # it acts itself: what others did is not looked at
 }

@@ -71,20 +71,25 @@ class RolloutData:
         episode: Episode,
         spec: ObservationSpec,
         train: NDArray[np.bool_],
+        newest: int | None = None,
     ) -> "RolloutData":
         """Training data of logged steps.
 
         Args:
+            spec: of the logged observations.
+            newest: of so many newest draft calls the policy is to see numbers; None: of all that were logged.
             train: [T] bool, whether a step's prompt is one to train on; censored steps are left out besides.
 
         Raises:
-            ConfigError: ``episode`` is unknown.
+            ConfigError: ``episode`` is unknown, or not so many newest calls were logged.
             TraceError: the observations have another layout than ``spec``, or no step is left.
         """
         check_episode(episode)
         table = np.ascontiguousarray(steps["observation"].to_numpy(), dtype=np.float32)
         if table.ndim != 2 or table.shape[1] != spec.size:
             raise TraceError(f"rollouts: expected observations of {spec.size} numbers, got {list(table.shape[1:])}")
+        if newest is not None:
+            spec, table = spec.narrowed(table, steps["depth"].to_numpy(), newest)
         chosen = train & ~steps["censored"].to_numpy() & (steps["depth"].to_numpy() < spec.max_depth)
         if not chosen.any():
             raise TraceError(

@@ -12,7 +12,7 @@ from radar_rl.offline.from_rollouts import RolloutData
 from radar_rl.offline.ranges import ABOVE_ZERO, BELOW_ONE, SEED, check_value
 from radar_rl.offline.transitions import Episode
 from radar_rl.offline.walk import Outcomes
-from radar_rl.policies.observation import DEFAULT_FEATURES, DEFAULT_NEWEST, ObservationSpec, check_names
+from radar_rl.policies.observation import DEFAULT_FEATURES, ObservationSpec, check_names
 from radar_rl.rollouts import load_rollouts, load_trace, rollout_settings, trace_settings
 from radar_rl.rollouts.pricing import profile_for
 from radar_rl.rollouts.reward import Reward
@@ -133,8 +133,8 @@ def find(
         raise ConfigError("behaviour= is for traces; rollouts hold what their own policy did")
     if tree_size is not None:
         raise ConfigError("tree_size= is for traces; rollouts were made with a tree size of their own")
-    if (wanted.observation, wanted.newest) != (DEFAULT_FEATURES, DEFAULT_NEWEST):
-        raise ConfigError("observation= and newest= are for traces; rollouts hold what their own policy saw")
+    if wanted.observation != DEFAULT_FEATURES:
+        raise ConfigError("observation= is for traces; rollouts hold what their own policy saw")
     return _RolloutSource.found(str(rollouts), hardware, measured, model)
 
 
@@ -220,13 +220,15 @@ class _RolloutSource:
         return self.spec.max_depth
 
     def shows(self, wanted: Wanted) -> tuple[tuple[str, ...], int | None]:
-        return self.spec.features, self.spec.newest
+        return self.spec.features, self.spec.newest if wanted.newest is None else wanted.newest
 
     def prepare(self, wanted: Wanted) -> Prepared:
         steps = load_rollouts(self.place)
         train_rows = learned_from(steps["prompt_id"].to_list(), wanted.held_out, wanted.share)
         nodes = tree_nodes(self.max_depth, self.spec.top_k, self.tree_size)
-        data = RolloutData.of(steps, self.hardware, nodes, wanted.reward, wanted.episode, self.spec, train_rows)
+        data = RolloutData.of(
+            steps, self.hardware, nodes, wanted.reward, wanted.episode, self.spec, train_rows, wanted.newest
+        )
         # A replayed rollout says which trace it walked, a live one what it decoded with.
         origin = self.made.get("trace", self.made)
         settings = {key: origin[key] for key in TraceSettings.__dataclass_fields__ if key in origin}

@@ -74,7 +74,7 @@ def train(
         observation: names of the features that the policy sees; those beyond confidences and depth must have been
             collected with the trace, but for history, which is that of the tuned static depth (``offline.history``).
         newest: of what has numbers for every draft call, the policy sees those of so many newest calls, the newest
-            first; None: of all calls, each in its own place. Rollouts show what they were logged with.
+            first; None: of all calls, each in its own place, or of those that rollouts were logged with.
         asks_from: the draft call after which the policy decides first; None: where it is fastest on the training texts
             of a trace, and 1 with rollouts.
         share: of the prompts that are neither held out nor validated on, how many to learn from, by the same hash.
@@ -112,7 +112,7 @@ def train(
         "seed": seed,
         "tree_size": source.tree_size,
         "observation": list(features),
-        "newest": calls,
+        "newest": None if algorithm.reads_all else calls,
         "asks_from": asks_from,
         "share": share,
         "validation": validation,

@@ -115,7 +115,7 @@ def _source(spec: ObservationSpec, layers: Sequence[Layer], calls: int, reach: N
 
 
 def _cut(spec: ObservationSpec, call: range) -> list[str]:
-    """A call's beam, descending, is raised to the floor as an observation is; NaN, which comes first, gives None.
+    """A call's beam, descending, is raised to the floor as an observation is; NaN, which sorts first, gives None.
 
     Rounding can take a number over the floor no further than it takes the floor itself, which the bound allows for.
     Where float16 has no such floor, numbers that it has not give None as well.
@@ -125,7 +125,7 @@ def _cut(spec: ObservationSpec, call: range) -> list[str]:
     if spec.floor < LOWEST:
         return [*lines, f" if {worst} < {LOWEST!r}: return None"]
     raised = (f"  if x{i} < {float(spec.floor)!r}: x{i} = {float(spec.floor)!r}" for i in call)
-    return [*lines, f" if {worst} < {float(spec.floor)!r}:", *raised]
+    return [*lines, f" if not {worst} >= {float(spec.floor)!r}:", f"  if {worst} != {worst}: return None", *raised]
 
 
 def _decided(margin: str, off: str) -> list[str]:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from math import prod
 from typing import Any
@@ -88,6 +88,8 @@ class ObservationSpec:
     def __post_init__(self) -> None:
         object.__setattr__(self, "features", tuple(self.features))
         check_names(self.features)
+        if not -np.inf < self.floor <= 0.0:
+            raise ConfigError(f"floor: expected a finite log-probability, got {self.floor}")
         if self.max_depth < 1 or self.top_k < 1:
             raise ConfigError(f"max_depth and top_k must be positive, got {self.max_depth} and {self.top_k}")
         if self.newest is not None and not 1 <= self.newest <= self.max_depth:
@@ -191,6 +193,38 @@ class ObservationSpec:
             if np.isnan(observations).any():
                 raise InputError(NAN_SEEN)
         return observations
+
+    def narrowed(
+        self, observations: NDArray[np.float32], depth: NDArray[np.integer], newest: int
+    ) -> tuple["ObservationSpec", NDArray[np.float32]]:
+        """Of observations what one of fewer newest calls shows.
+
+        Args:
+            observations: [N, size] float32, as ``build`` makes them.
+            depth: [N] draft calls made, 1 … max_depth.
+            newest: draft calls to show.
+
+        Returns:
+            Its spec, and [N, its size] float32.
+
+        Raises:
+            ConfigError: there are not so many calls.
+        """
+        if newest > self.calls:
+            raise ConfigError(f"newest: the observations show {self.calls} draft calls, got {newest}")
+        spec = replace(self, newest=newest)
+        if newest == self.newest:
+            return spec, observations
+        narrow = np.empty((len(depth), spec.size), dtype=np.float32)
+        last = np.arange(newest) if self.newest is not None else depth[:, None] - 1 - np.arange(newest)
+        for part, own in zip(spec.parts, self.parts, strict=True):
+            into = narrow[:, part.start : part.start + spec._length(part)]
+            values = observations[:, own.start : own.start + self._length(own)]
+            if part.per_call:
+                calls = values.reshape(len(depth), self.calls, part.width)[np.arange(len(depth))[:, None], last]
+                values = np.where((last >= 0)[..., None], calls, np.float32(part.blank)).reshape(into.shape)
+            into[:] = values
+        return spec, narrow
 
     def begin_rows(
         self,

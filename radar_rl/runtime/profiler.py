@@ -133,10 +133,10 @@ def _token_seconds(pair: Pair, prompt: list[int]) -> list[float]:
     return np.diff(marks).tolist()
 
 
-def default_network(max_depth: int, top_k: int) -> LearnedPolicy:
-    """A policy of random weights, of the default observation and size, to be timed."""
+def default_network(max_depth: int, top_k: int, name: str = "timed", seed: int = 0) -> LearnedPolicy:
+    """A policy of random weights, of the observation and size that are trained by default; see ``random_network``."""
     spec = ObservationSpec(max_depth, top_k, floor=OBSERVATION_FLOOR, newest=DEFAULT_NEWEST)
-    return random_network(spec, "timed")
+    return random_network(spec, name, seed)
 
 
 def random_network(

@@ -91,7 +91,7 @@ def test_what_cannot_be_seen_is_named(folder: Path, tmp_path: Path, capsys: pyte
     for source, observation, message in (
         (f"traces={plain}", "[depth,entropy]", "no column for the feature entropy"),
         (f"traces={plain}", "[mood]", "valid: confidences, depth"),
-        ("rollouts=somewhere", "[depth]", "observation= and newest= are for traces"),
+        ("rollouts=somewhere", "[depth]", "observation= is for traces"),
     ):
         seen = [source, f"observation={observation}", "hardware=pocket_cpu", f"out={tmp_path}/run"]
         assert cli.main(["train", *seen]) == 2

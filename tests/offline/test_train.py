@@ -142,11 +142,26 @@ def test_rollouts_are_learned_from(collection: Path, hardware_file: Path, tmp_pa
     run = load_run(tmp_path / "run")
     assert run.about["trace"]["target"] == "target@0"
     assert run.about["arguments"]["behaviour"] == "logged: random:0.7"
-    assert run.about["arguments"]["newest"] is None  # what was logged, not what a trace would show by default
+    assert run.about["arguments"]["newest"] == 1  # the default, of the 8 calls that were logged
     assert isinstance(run.policy, LearnedPolicy)
     made = run.policy.spec
-    assert made == ObservationSpec(made.max_depth, made.top_k, floor=made.floor)
+    assert made == ObservationSpec(made.max_depth, made.top_k, floor=made.floor, newest=1)
     assert about["hardware"]["name"] == "synthetic"
+
+
+def test_rollouts_show_no_more_calls_than_were_logged(
+    collection: Path, hardware_file: Path, tmp_path: Path
+) -> None:
+    log(collection, hardware_file, tmp_path / "log", "random:0.7")
+    given = {"traces": None, "rollouts": str(tmp_path / "log"), "hardware": None}
+    for newest, size in ((None, 81), (8, 81), (3, 31)):
+        out = tmp_path / f"run-{newest}"
+        train(**arguments(collection, hardware_file, out, newest=newest, **given))
+        policy = load_run(out).policy
+        assert isinstance(policy, LearnedPolicy)
+        assert (policy.spec.newest, policy.spec.size) == (newest, size)
+    with pytest.raises(ConfigError, match="newest: the observations show 8 draft calls, got 9"):
+        train(**arguments(collection, hardware_file, tmp_path / "none", newest=9, **given))
 
 
 def test_wandb_offline_needs_no_account(

@@ -63,6 +63,27 @@ def test_rows_of_a_buffer_become_call_by_call_what_is_built_at_once(
     assert (built <= spec.spread("high")).all()
 
 
+@pytest.mark.parametrize(("shown", "newest"), [(None, 1), (None, 2), (None, 3), (3, 2), (3, 1), (2, 2)])
+def test_an_observation_can_be_narrowed_to_fewer_newest_calls(shown: int | None, newest: int) -> None:
+    confidences, depth, features = random_states(50, seed=1)
+    wide = replace(EVERYTHING, newest=shown)
+    spec, narrow = wide.narrowed(wide.build(confidences, depth, features), depth, newest)
+    assert spec == replace(EVERYTHING, newest=newest)
+    np.testing.assert_array_equal(narrow, spec.build(confidences, depth, features))
+
+
+def test_an_observation_has_no_more_calls_than_it_shows() -> None:
+    two = replace(EVERYTHING, newest=2)
+    with pytest.raises(ConfigError, match="newest: the observations show 2 draft calls, got 3"):
+        two.narrowed(np.zeros((1, two.size), np.float32), np.array([3]), 3)
+
+
+@pytest.mark.parametrize("floor", [0.5, np.nan, np.inf, -np.inf])
+def test_a_floor_is_a_log_probability(floor: float) -> None:
+    with pytest.raises(ConfigError, match="floor: expected a finite log-probability"):
+        ObservationSpec(floor=floor)
+
+
 def random_states(count: int, seed: int) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
     rng = np.random.default_rng(seed)
     shapes = {"target": (2,), "mass": (3, 3), "entropy": (3,), "hidden": (3, 2), "log_probs": (3, 2)}
