@@ -22,12 +22,12 @@ from radar_rl.command import typed
 from radar_rl.errors import ConfigError, LimitError, check_whole
 from radar_rl.offline.provenance import commit
 from radar_rl.policies import ObservationSpec, Policy, StaticDepth
-from radar_rl.policies.observation import DEFAULT_FEATURES, DEFAULT_NEWEST
+from radar_rl.policies.observation import DEFAULT_FEATURES
 from radar_rl.progress import SECONDS_BETWEEN_LINES, track
 from radar_rl.runtime import SpeculativeDecoder, autoregressive
 from radar_rl.runtime.models import pair_from_config
 from radar_rl.runtime.named import policy_from_string
-from radar_rl.runtime.profiler import DECISION_NETWORK, random_network
+from radar_rl.runtime.profiler import default_network, random_network
 from radar_rl.speculative import Pair
 from radar_rl.speculative.features import FEATURES
 from radar_rl.speculative.text import DRAFT_SOURCES, Options
@@ -285,17 +285,12 @@ class _Watch:
 
 def networks(seed: int) -> Iterator[Policy]:
     """Learned policies of random weights: the default, by all confidences, by what costs little, by all there is."""
+    yield default_network(MAX_DEPTH, TOP_K, "network-1", seed)
     cheap = (*DEFAULT_FEATURES, *(name for name, feature in FEATURES.items() if not feature.projected))
-    for number, (features, newest, hidden) in enumerate(
-        (
-            (DEFAULT_FEATURES, DEFAULT_NEWEST, DECISION_NETWORK),
-            (DEFAULT_FEATURES, None, LARGE),
-            (cheap, 2, LARGE),
-            ((*DEFAULT_FEATURES, *FEATURES), 2, LARGE),
-        )
-    ):
+    seen = ((DEFAULT_FEATURES, None), (cheap, 2), ((*DEFAULT_FEATURES, *FEATURES), 2))
+    for number, (features, newest) in enumerate(seen, 1):
         spec = ObservationSpec(MAX_DEPTH, TOP_K, features=features, feature_dim=FEATURE_DIM, newest=newest)
-        yield random_network(spec, f"network-{number + 1}", seed + number, hidden)
+        yield random_network(spec, f"network-{number + 1}", seed + number, LARGE)
 
 
 def bench_soak(
@@ -314,7 +309,7 @@ def bench_soak(
     """The verb ``bench soak``: decode, print what came of it, write it to ``out`` if it is given.
 
     Args:
-        policies: rules by name, and folders; three networks of random weights join them.
+        policies: rules by name, and folders; four networks of random weights join them.
         messages: users' messages; long prompts are made of several.
         shapes: see ``warm_up``.
         limit: per cent that memory may have changed by, between the second quarter of the time and the last.

@@ -18,7 +18,7 @@ from radar_rl.policies import States
 from radar_rl.policies.at_once import written_out
 from radar_rl.policies.observation import DEFAULT_NEWEST
 from radar_rl.rollouts.reward import Reward
-from radar_rl.runtime.profiler import DECISION_NETWORK
+from radar_rl.runtime.profiler import default_network
 
 QLEARNING = [name for name, algorithm in ALGORITHMS.items() if algorithm.learner is fit_qlearning]  # others: own tests
 
@@ -59,8 +59,10 @@ def test_the_exported_policy_is_the_trained_network(outcomes: Outcomes, name: st
 def test_what_is_trained_by_default_is_small_enough_to_decide_at_once(outcomes: Outcomes, name: str) -> None:
     policy = fit(outcomes, name).policy
     assert len(written_out(policy.spec, policy.layers)) == outcomes.max_depth + 1
+    timed = default_network(policy.spec.max_depth, policy.spec.top_k)  # by `profile`
+    assert policy.spec == timed.spec
     if name != "bcq":  # its network holds two
-        assert [len(bias) for _, bias in policy.layers] == [*DECISION_NETWORK, 2]  # what `profile` times
+        assert [weight.shape for weight, _ in policy.layers] == [weight.shape for weight, _ in timed.layers]
 
 
 @pytest.mark.parametrize("flexibility", [0.1, 0.6, 0.95])

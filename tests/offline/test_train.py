@@ -164,6 +164,18 @@ def test_rollouts_show_no_more_calls_than_were_logged(
         train(**arguments(collection, hardware_file, tmp_path / "none", newest=9, **given))
 
 
+def test_what_a_policy_logged_of_the_newest_calls_it_saw_is_recorded_as_such(
+    collection: Path, hardware_file: Path, tmp_path: Path
+) -> None:
+    train(**arguments(collection, hardware_file, tmp_path / "first", newest=2))
+    log(collection, hardware_file, tmp_path / "log", str(tmp_path / "first"))
+    given = {"traces": None, "rollouts": str(tmp_path / "log"), "hardware": None, "newest": None}
+    about = train(**arguments(collection, hardware_file, tmp_path / "second", **given))
+    policy = load_run(tmp_path / "second").policy
+    assert isinstance(policy, LearnedPolicy)
+    assert policy.spec.newest == about["arguments"]["newest"] == 2
+
+
 def test_wandb_offline_needs_no_account(
     collection: Path,
     hardware_file: Path,
@@ -256,3 +268,11 @@ def test_rounds_with_radars_reward(collection: Path, hardware_file: Path, tmp_pa
     changes = {"reward": {"kind": "radar"}, "episode": "round", "algo": {"name": "cql"}}
     about = train(**arguments(collection, hardware_file, tmp_path / "run", **changes))
     assert np.isfinite(about["rate"])
+
+
+def test_radars_network_reads_every_call_and_its_record_says_so(
+    collection: Path, hardware_file: Path, tmp_path: Path
+) -> None:
+    settings = {"name": "radar", "lstm_hidden": 12, "mlp_hidden": 16}
+    about = train(**arguments(collection, hardware_file, tmp_path / "run", algo=settings, episode="round"))
+    assert about["arguments"]["newest"] is None
