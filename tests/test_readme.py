@@ -37,7 +37,7 @@ SMALL = {
     "bench ppo": ["seconds=0.5", "num_envs=16", "points=1"],
     "bench scale": ["rows=3000", "part_size=10", "updates=2"],
     "bench train": ["algos=[bc]", "updates=1", "repeats=1"],
-    "bench soak": ["minutes=0.02", "shapes=0", "max_new_tokens=12", "limit=100"],
+    "bench soak": ["minutes=0.02", "max_new_tokens=12", "limit=100"],
     "bench env": ["num_envs=[1,4]", "seconds=0.05", "repeats=1"],
     "bench banditspec": ["limit=1", "max_new_tokens=8", "max_depth=2", "tasks=[instructions]", "batches=[1]"],
 }

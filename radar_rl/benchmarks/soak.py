@@ -1,5 +1,6 @@
 """``radar-rl bench soak``: decode for long while policies are swapped; every text the target's own, memory flat."""
 
+import os
 import platform
 import random
 import sys
@@ -23,7 +24,7 @@ from radar_rl.errors import ConfigError, LimitError, check_whole
 from radar_rl.offline.provenance import commit
 from radar_rl.policies import ObservationSpec, Policy, StaticDepth
 from radar_rl.policies.observation import DEFAULT_FEATURES
-from radar_rl.progress import SECONDS_BETWEEN_LINES, track
+from radar_rl.progress import SECONDS_BETWEEN_LINES
 from radar_rl.runtime import SpeculativeDecoder, autoregressive
 from radar_rl.runtime.models import pair_from_config
 from radar_rl.runtime.named import policy_from_string
@@ -37,6 +38,7 @@ FEATURE_DIM = 16
 SEEDS = 2  # texts of a prompt and temperature
 LARGEST_BATCH = 4
 MEBIBYTE = 2**20
+KERNELS = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
 
 WHOLE, RELAYED, ABANDONED, BESIDE = "one text", "policy swapped in it", "left half-way", "side by side"
 MEANING = {
@@ -212,29 +214,12 @@ def _decoded(
     return [decoder.generate(prompts[first.prompt], **first.options).token_ids]
 
 
-def warm_up(pair: Pair, prompts: Sequence[Sequence[int]], max_new_tokens: int, shapes: int) -> None:
-    """Meet what memory is kept for, the largest batch and many shapes: what grows after that is a leak.
-
-    On a CPU, oneDNN compiles a kernel for every shape of a matrix product that it meets, and keeps the newest 1,024,
-    some 0.5 MB each; a server has met its own after some hundred texts.
-
-    Args:
-        pair: target and draft head.
-        prompts: token ids of each.
-        max_new_tokens: most tokens of a text.
-        shapes: on a CPU, trees and beams of sizes 2 to this are decoded with.
-    """
+def warm_up(pair: Pair, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
+    """Meet what memory is kept for: the largest batch of the longest prompt."""
     longest = max(prompts, key=len)
     for source in DRAFT_SOURCES:
         decoder = SpeculativeDecoder(pair, StaticDepth(MAX_DEPTH), draft_source=source, strict=True)
         decoder.generate_batch([longest] * LARGEST_BATCH, max_new_tokens=max_new_tokens)
-    sizes = range(2, shapes + 1) if pair.target.device.type == "cpu" else range(0)
-    widest = len(pair.head.draft_to_target)
-    for size in track(sizes, len(sizes), "bench soak: shapes"):
-        decoder = SpeculativeDecoder(
-            pair, StaticDepth(2), max_depth=2, top_k=min(size, widest), tree_size=size, strict=True
-        )
-        decoder.generate(prompts[0], max_new_tokens=4)
 
 
 class _TargetsOwn:
@@ -302,7 +287,7 @@ def bench_soak(
     messages: list[str],
     temperatures: list[float],
     max_new_tokens: int,
-    shapes: int,
+    kernels: int,
     limit: float,
     seed: int,
 ) -> Soaked:
@@ -311,7 +296,8 @@ def bench_soak(
     Args:
         policies: rules by name, and folders; four networks of random weights join them.
         messages: users' messages; long prompts are made of several.
-        shapes: see ``warm_up``.
+        kernels: compiled ones that oneDNN keeps, unless ``ONEDNN_PRIMITIVE_CACHE_CAPACITY`` says so already; without
+            effect where it has computed in this process before.
         limit: per cent that memory may have changed by, between the second quarter of the time and the last.
 
     Raises:
@@ -325,7 +311,8 @@ def bench_soak(
     if minutes <= 0 or limit <= 0:
         raise ConfigError(f"minutes and limit: expected more than 0, got {minutes:g} and {limit:g}")
     check_whole("max_new_tokens", max_new_tokens, 4)
-    check_whole("shapes", shapes, 0)
+    check_whole("kernels", kernels, 1)
+    os.environ.setdefault(KERNELS, str(kernels))
     pair = pair_from_config(model)
     chosen = [*(policy_from_string(policy, seed) for policy in policies), *networks(seed)]
     prompts = [pair.encode_prompt(text) for text in [*messages, *_long(messages)]]
@@ -343,9 +330,9 @@ def bench_soak(
         "prompt_tokens": [len(ids) for ids in prompts],
         "temperatures": temperatures,
         "max_new_tokens": max_new_tokens,
-        "shapes": shapes,
+        "kernels": os.environ[KERNELS],
     }
-    warm_up(pair, prompts, max_new_tokens, shapes)
+    warm_up(pair, prompts, max_new_tokens)
     soaked = soak(
         pair,
         prompts,
