@@ -1,6 +1,5 @@
 """``radar-rl bench soak``: decode for long while policies are swapped; every text the target's own, memory flat."""
 
-import os
 import platform
 import random
 import sys
@@ -24,12 +23,13 @@ from radar_rl.errors import ConfigError, LimitError, check_whole
 from radar_rl.offline.provenance import commit
 from radar_rl.policies import ObservationSpec, Policy, StaticDepth
 from radar_rl.policies.observation import DEFAULT_FEATURES
-from radar_rl.progress import SECONDS_BETWEEN_LINES
+from radar_rl.progress import SECONDS_BETWEEN_LINES, track
 from radar_rl.runtime import SpeculativeDecoder, autoregressive
 from radar_rl.runtime.models import pair_from_config
 from radar_rl.runtime.named import policy_from_string
 from radar_rl.runtime.profiler import default_network, random_network
 from radar_rl.speculative import Pair
+from radar_rl.speculative.fast import ROWS
 from radar_rl.speculative.features import FEATURES
 from radar_rl.speculative.text import DRAFT_SOURCES, Options
 
@@ -38,7 +38,6 @@ FEATURE_DIM = 16
 SEEDS = 2  # texts of a prompt and temperature
 LARGEST_BATCH = 4
 MEBIBYTE = 2**20
-KERNELS = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
 
 WHOLE, RELAYED, ABANDONED, BESIDE = "one text", "policy swapped in it", "left half-way", "side by side"
 MEANING = {
@@ -215,11 +214,20 @@ def _decoded(
 
 
 def warm_up(pair: Pair, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
-    """Meet what memory is kept for: the largest batch of the longest prompt."""
+    """Meet what memory is kept for: the largest batch, and every number of rows that packed weights are read for.
+
+    What grows after that is a leak.
+    """
     longest = max(prompts, key=len)
     for source in DRAFT_SOURCES:
         decoder = SpeculativeDecoder(pair, StaticDepth(MAX_DEPTH), draft_source=source, strict=True)
         decoder.generate_batch([longest] * LARGEST_BATCH, max_new_tokens=max_new_tokens)
+    widest = len(pair.head.draft_to_target)
+    for rows in track(range(2, ROWS + 1), ROWS - 1, "bench soak: numbers of rows"):
+        decoder = SpeculativeDecoder(
+            pair, StaticDepth(2), max_depth=2, top_k=min(rows, widest), tree_size=rows, strict=True
+        )
+        decoder.generate(longest[:rows], max_new_tokens=4)
 
 
 class _TargetsOwn:
@@ -287,7 +295,6 @@ def bench_soak(
     messages: list[str],
     temperatures: list[float],
     max_new_tokens: int,
-    kernels: int,
     limit: float,
     seed: int,
 ) -> Soaked:
@@ -296,8 +303,6 @@ def bench_soak(
     Args:
         policies: rules by name, and folders; four networks of random weights join them.
         messages: users' messages; long prompts are made of several.
-        kernels: compiled ones that oneDNN keeps, unless ``ONEDNN_PRIMITIVE_CACHE_CAPACITY`` says so already; without
-            effect where it has computed in this process before.
         limit: per cent that memory may have changed by, between the second quarter of the time and the last.
 
     Raises:
@@ -311,8 +316,6 @@ def bench_soak(
     if minutes <= 0 or limit <= 0:
         raise ConfigError(f"minutes and limit: expected more than 0, got {minutes:g} and {limit:g}")
     check_whole("max_new_tokens", max_new_tokens, 4)
-    check_whole("kernels", kernels, 1)
-    os.environ.setdefault(KERNELS, str(kernels))
     pair = pair_from_config(model)
     chosen = [*(policy_from_string(policy, seed) for policy in policies), *networks(seed)]
     prompts = [pair.encode_prompt(text) for text in [*messages, *_long(messages)]]
@@ -330,7 +333,6 @@ def bench_soak(
         "prompt_tokens": [len(ids) for ids in prompts],
         "temperatures": temperatures,
         "max_new_tokens": max_new_tokens,
-        "kernels": os.environ[KERNELS],
     }
     warm_up(pair, prompts, max_new_tokens)
     soaked = soak(

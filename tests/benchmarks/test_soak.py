@@ -1,7 +1,6 @@
 """``bench soak``: every way is decoded, policies are swapped, and a wrong text or a leak fails it."""
 
 import json
-import os
 import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ import pytest
 from radar_rl import cli
 from radar_rl.benchmarks import soak as module
 from radar_rl.benchmarks.relay import Relay
-from radar_rl.benchmarks.soak import KERNELS, MEANING, Memory, Soaked, bench_soak, networks, soak
+from radar_rl.benchmarks.soak import MEANING, Memory, Soaked, bench_soak, networks, soak
 from radar_rl.configs import load
 from radar_rl.errors import ConfigError, InputError, LimitError
 from radar_rl.policies import ObservationSpec
@@ -21,12 +20,6 @@ from radar_rl.runtime.named import policy_from_string
 from radar_rl.speculative import Pair
 
 FILE = load("bench-soak")
-
-
-@pytest.fixture(autouse=True)
-def kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a soak says about oneDNN's kernels is forgotten with the test."""
-    monkeypatch.setenv(KERNELS, "1024")
 
 
 def settings(**other: Any) -> dict[str, Any]:
@@ -102,14 +95,6 @@ def test_a_soak_too_short_to_swap_says_so(monkeypatch: pytest.MonkeyPatch, capsy
     assert "not met" not in capsys.readouterr().err
 
 
-def test_onednn_keeps_few_kernels_unless_told_otherwise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "soak", lambda *_, **__: leaking(500, 500, 500, 500))
-    monkeypatch.setattr(module, "warm_up", lambda *_: None)
-    assert soaked(tmp_path, kernels=7)["kernels"] == "1024"
-    monkeypatch.delenv(KERNELS)
-    assert soaked(tmp_path, kernels=7)["kernels"] == os.environ[KERNELS] == "7"
-
-
 def leaking(*host: float, device: float = 0.0) -> Soaked:
     return Soaked(1.0, memory=[Memory(float(i), mib, device) for i, mib in enumerate(host)])
 
@@ -135,7 +120,6 @@ def test_memory_must_be_flat_after_the_first_quarter() -> None:
         ({"minutes": 0.0}, ConfigError, "minutes and limit: expected more than 0"),
         ({"policies": ["statik:1"]}, ConfigError, "statik:1"),
         ({"max_new_tokens": 3}, InputError, "max_new_tokens: expected a whole number ≥ 4"),
-        ({"kernels": 0}, InputError, "kernels: expected a whole number ≥ 1"),
         ({"max_new_tokens": 5000}, InputError, "prompt too long"),
     ],
 )

@@ -2,13 +2,15 @@
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
-from radar_rl.speculative.fast import can_pack, speed_up
+from radar_rl.speculative.fast import ROWS, can_pack, speed_up
 
 SIZES = {
     "vocab_size": 64,
@@ -46,7 +48,7 @@ def replaced(model: PreTrainedModel) -> set[str]:
     return {name.rpartition(".")[2] for name, module in model.named_modules() if "forward" in vars(module)}
 
 
-@pytest.mark.parametrize("rows", [1, 2, 60])
+@pytest.mark.parametrize("rows", [1, 2, 60, 61])
 def test_outputs_and_weights_stay(models: tuple[PreTrainedModel, PreTrainedModel], rows: int) -> None:
     stock, fast = models
     ids = torch.randint(0, 64, (1, rows), generator=torch.Generator().manual_seed(rows))
@@ -55,6 +57,29 @@ def test_outputs_and_weights_stay(models: tuple[PreTrainedModel, PreTrainedModel
     for (name, ours), (same, theirs) in zip(fast.state_dict().items(), stock.state_dict().items(), strict=True):
         assert name == same
         assert torch.equal(ours, theirs)
+
+
+class Packed(TorchDispatchMode):
+    """Counts rows that packed weights are read for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if "_linear_pointwise" in str(func):
+            self.rows.add(args[0].numel() // args[0].shape[-1])
+        return func(*args, **(kwargs or {}))
+
+
+def test_packed_weights_are_read_for_few_numbers_of_rows(models: tuple[PreTrainedModel, PreTrainedModel]) -> None:
+    """For each of them oneDNN keeps a kernel for ever, so that a prompt of every length would fill the memory."""
+    _, fast = models
+    with torch.inference_mode(), Packed() as packed:
+        for texts in (1, 3):
+            for length in range(1, 100):
+                fast(torch.zeros((texts, length), dtype=torch.long))
+    assert packed.rows == set(range(2, ROWS + 1))
 
 
 def test_what_is_another_function_is_left_alone(models: tuple[PreTrainedModel, PreTrainedModel]) -> None:
