@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from radar_rl.errors import ArtifactError
 from radar_rl.policies.at_once import Decision, written_out
-from radar_rl.policies.observation import ObservationSpec
+from radar_rl.policies.observation import NAN_MADE, ObservationSpec
 from radar_rl.policies.protocol import CONTINUE, STOP, MemorylessPolicy, States
 from radar_rl.policies.stepwise import Stepwise, difference
 from radar_rl.speculative.judging import UNSURE
@@ -71,7 +71,7 @@ class LearnedPolicy(MemorylessPolicy):
         What ``continues`` decides, up to outputs that are equal within floating-point error.
 
         Raises:
-            InputError, ModelOutputError: see ``ObservationSpec.build`` and ``DraftState``.
+            InputError, ModelOutputError, ArtifactError: see ``continues`` and ``DraftState``.
         """
         beams, depth = state.beams, state.depth
         if beams is not None:
@@ -112,6 +112,15 @@ class LearnedPolicy(MemorylessPolicy):
         return np.asarray(x @ last[0] + last[1])
 
     def continues(self, states: States) -> NDArray[np.bool_]:
-        """Whether continuing is worth strictly more than stopping."""
+        """Whether continuing is worth strictly more than stopping.
+
+        Raises:
+            InputError: see ``ObservationSpec.build``.
+            ArtifactError: weights so large that float32 does not tell.
+        """
         observed = self.spec.build(states.confidences, states.depth, states.features)
-        return np.asarray(self._through(self._margin, observed)[:, 0] > 0.0)
+        with np.errstate(over="ignore", invalid="ignore"):
+            margins = self._through(self._margin, observed)[:, 0]
+        if np.isnan(margins).any():
+            raise ArtifactError(f"policy {self.name}: {NAN_MADE}")
+        return np.asarray(margins > 0.0)

@@ -28,6 +28,7 @@ scale until real differences between levels vanish.
 """
 OBSERVABLE = (*DEFAULT_FEATURES, *FEATURES)
 
+NAN_MADE = "its weights are so large that its network's output is NaN"
 NAN_SEEN = "confidences or features hold NaN in a drafted level; the trace or a model is damaged"
 
 WORTH_TORCH = 4096
@@ -88,11 +89,11 @@ class ObservationSpec:
     def __post_init__(self) -> None:
         object.__setattr__(self, "features", tuple(self.features))
         check_names(self.features)
-        if not -np.inf < self.floor <= 0.0:
+        if not -float(np.finfo(np.float32).max) <= self.floor <= 0.0:
             raise ConfigError(f"floor: expected a finite log-probability, got {self.floor}")
         if self.max_depth < 1 or self.top_k < 1:
             raise ConfigError(f"max_depth and top_k must be positive, got {self.max_depth} and {self.top_k}")
-        if self.newest is not None and not 1 <= self.newest <= self.max_depth:
+        if self.newest is not None and self.newest not in range(1, self.max_depth + 1):
             raise ConfigError(f"newest: expected 1 … max_depth ({self.max_depth}) calls, got {self.newest}")
         checked_names(self.looks_at, self.feature_dim)
 

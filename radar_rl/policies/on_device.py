@@ -78,10 +78,9 @@ class OnDevice(nn.Module):
 
     def forward(self, told: Tensor, root: Tensor) -> Tensor:
         """See ``Judge``."""
-        observed = self.observe(told, root)
-        stop, go = self._network(observed).unbind(dim=1)
+        stop, go = self.outputs(told, root).unbind(dim=1)
         flags = (go > stop).to(torch.int8)
-        return flags.masked_fill(observed.isnan().any(dim=1), UNSURE)
+        return flags.masked_fill((go - stop).isnan(), UNSURE)
 
     def renewed(self, other: Judge) -> "OnDevice":
         """See ``Judge``."""

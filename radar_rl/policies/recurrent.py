@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from radar_rl.errors import ArtifactError, InputError, in_words
-from radar_rl.policies.observation import NAN_SEEN
+from radar_rl.policies.observation import NAN_MADE, NAN_SEEN
 from radar_rl.policies.protocol import CONTINUE, STOP, MemorylessPolicy, States
 from radar_rl.policies.random import coin
 from radar_rl.speculative.state import Confidences, DraftState, FeatureValues, Look
@@ -106,7 +106,12 @@ class RadarPolicy(MemorylessPolicy):
         return np.asarray(0.5 + 0.5 * np.tanh(0.5 * margins), dtype=np.float32)
 
     def continues(self, states: States) -> NDArray[np.bool_]:
-        """Whether the stop probability after call ``depth`` is below one half."""
+        """Whether the stop probability after call ``depth`` is below one half.
+
+        Raises:
+            InputError: another beam width, or NaN.
+            ArtifactError: weights so large that float32 does not tell.
+        """
         going = np.empty(len(states), dtype=np.bool_)
         for start in range(0, len(states), CHUNK):
             rows = np.arange(start, min(start + CHUNK, len(states)))
@@ -150,7 +155,7 @@ class RadarPolicy(MemorylessPolicy):
             if margin == margin:
                 return margin
         self._state(state.look()[0][: state.depth])  # tells what is wrong
-        return float("nan")
+        raise ArtifactError(f"policy {self.name}: {NAN_MADE}")
 
     def _state(self, confidences: NDArray[np.floating]) -> Array:
         """What the network reads of confidences [N, top_k].
@@ -171,8 +176,13 @@ class RadarPolicy(MemorylessPolicy):
     def _blank(self, count: int) -> Memory:
         return Memory(np.zeros((count, self._width), np.float32), np.zeros((count, self._width), np.float32))
 
+    @np.errstate(over="ignore", invalid="ignore")
     def _step(self, state: Array, memory: Memory) -> tuple[Array, Memory]:
-        """One level more: [N, top_k] → logit of stopping minus logit of continuing [N], and the memory after it."""
+        """One level more: [N, top_k] → logit of stopping minus logit of continuing [N], and the memory after it.
+
+        Raises:
+            ArtifactError: weights so large that float32 does not tell.
+        """
         n, (to_gates, to_inner, to_margin) = self._width, self._layers
         gates = np.concatenate((memory.hidden, state), axis=1) @ to_gates[:-1]
         gates += to_gates[-1]
@@ -185,7 +195,10 @@ class RadarPolicy(MemorylessPolicy):
         inner = np.concatenate((hidden, state), axis=1) @ to_inner[:-1]
         inner += to_inner[-1]
         np.maximum(inner, 0.0, out=inner)
-        return inner @ to_margin[:-1, 0] + to_margin[-1, 0], Memory(hidden, cell)
+        margin = inner @ to_margin[:-1, 0] + to_margin[-1, 0]
+        if np.isnan(margin).any():
+            raise ArtifactError(f"policy {self.name}: {NAN_MADE}")
+        return margin, Memory(hidden, cell)
 
 
 class _Levels:

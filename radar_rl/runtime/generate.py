@@ -50,8 +50,9 @@ def radar_generate(
         model.generate(**inputs, max_new_tokens=200, custom_generate=speculative)
 
     The text is what the model generates without it: token for token under greedy decoding (up to ties of two logits
-    within floating-point error), with the same probabilities under sampling. The head is loaded at a model's first
-    generation and kept for as long as the model is; a policy that learns as it decodes does so in what this returns.
+    within floating-point error, which are rare in float32 and not in bfloat16), with the same probabilities under
+    sampling. The head is loaded at a model's first generation and kept for as long as the model is; a policy that
+    learns as it decodes does so in what this returns.
 
     Args:
         head: a folder, a Hub id, ``pocket`` or ``pocket-eagle2``, or a loaded head.

@@ -165,12 +165,12 @@ def figures(ways: Ways, pair: Pair, *, side_by_side: bool, static: str | None) -
         table.add_row(
             name,
             _number(tally.tokens_per_second, 1),
-            *(f"{_number(rates[name] / rates[other])}×" for other in against.values()),
+            *(_number(rates[name] / rates[other], unit="×") for other in against.values()),
             _number(tally.acceptance_length),
             _number(tally.draft_calls_per_round),
         )
     return table
 
 
-def _number(value: float, digits: int = 2) -> str:
-    return "–" if math.isnan(value) else f"{value:.{digits}f}"
+def _number(value: float, digits: int = 2, unit: str = "") -> str:
+    return "–" if math.isnan(value) else f"{value:.{digits}f}{unit}"

@@ -12,7 +12,7 @@ from radar_rl.speculative.graphs import Outputs
 from radar_rl.speculative.reading import packed
 
 UNSURE = 2
-"""A flag beside stop (0) and continue (1): what was seen holds NaN; the host looks, and says whose it is."""
+"""A flag beside stop (0) and continue (1): what was seen or came out is NaN; the host looks, and says whose it is."""
 
 
 class Judge(Protocol):

@@ -109,6 +109,11 @@ def test_memory_must_be_flat_after_the_first_quarter() -> None:
         with pytest.raises(LimitError, match=r"host memory: expected within ± 2 % .* measured [+-][34]\.0 %"):
             grown.check(2.0)
         grown.check(5.0)
+        with pytest.raises(LimitError, match=r"soak for 10 min or longer$"):
+            grown.check(2.0)
+        grown.minutes = 10.0
+        with pytest.raises(LimitError, match=r"%$"):
+            grown.check(2.0)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from stepwise_network import network
 
-from radar_rl.errors import ModelOutputError
+from radar_rl.errors import ArtifactError, ModelOutputError
 from radar_rl.policies import (
     CONTINUE,
     STOP,
@@ -133,7 +133,7 @@ def test_what_no_beam_holds_is_left_to_those_who_name_it() -> None:
 
 
 @pytest.mark.parametrize("factor", [1e-28, 1.0, 1e19, 1e25, 1e37])
-@pytest.mark.parametrize("floor", [-20.0, -1e6, -1e38, -1e300])
+@pytest.mark.parametrize("floor", [-20.0, -1e6, -1e38, -3e38])
 def test_where_float32_has_no_more_numbers_the_whole_observation_decides(factor: float, floor: float) -> None:
     spec = ObservationSpec(DEPTH, K, newest=2, floor=floor)
     for seed in range(40):
@@ -143,8 +143,10 @@ def test_where_float32_has_no_more_numbers_the_whole_observation_decides(factor:
         beams[1, K - 1] = -7e4  # less than float16 has
         for depth in (1, 2):
             decisions = written_out(spec, policy.layers)
-            with np.errstate(all="ignore"):
+            try:
                 of_all = whole(policy, beams, depth)
+            except ArtifactError:  # the output is NaN
+                of_all = None
             assert not decisions or decisions[depth](laid_out(beams), depth) in (None, of_all)
 
 

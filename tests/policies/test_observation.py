@@ -78,7 +78,7 @@ def test_an_observation_has_no_more_calls_than_it_shows() -> None:
         two.narrowed(np.zeros((1, two.size), np.float32), np.array([3]), 3)
 
 
-@pytest.mark.parametrize("floor", [0.5, np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("floor", [0.5, np.nan, np.inf, -np.inf, -1e39])
 def test_a_floor_is_a_log_probability(floor: float) -> None:
     with pytest.raises(ConfigError, match="floor: expected a finite log-probability"):
         ObservationSpec(floor=floor)

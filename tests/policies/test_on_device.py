@@ -10,7 +10,7 @@ from capturing import Capturing
 from host_reads import HostReads
 from stepwise_network import EVERYTHING, GOING, made_up, network
 
-from radar_rl.errors import ModelOutputError
+from radar_rl.errors import ArtifactError, ModelOutputError
 from radar_rl.policies import CONTINUE, LearnedPolicy, ObservationSpec
 from radar_rl.policies.on_device import OnDevice
 from radar_rl.runtime import SpeculativeDecoder, decoder
@@ -148,6 +148,16 @@ def test_nan_is_told_by_the_host(pocket: Pair, shipped_prompts: list[str], monke
     batch = SpeculativeBatch(pocket, [ids], max_depth=4, top_k=3, **features_of(policy), judge=OnDevice(policy, CPU))
     monkeypatch.setattr(Features, "of_newest", lambda *_: {"entropy": torch.full((1,), torch.nan)})
     with pytest.raises(ModelOutputError, match="the draft head's entropy is NaN in draft call 1"):
+        policy.act(batch.begin()[0])
+
+
+def test_an_output_that_is_nan_is_told_by_the_host(pocket: Pair, shipped_prompts: list[str]) -> None:
+    spec, nothing = ObservationSpec(4, 3), np.zeros(2, np.float32)
+    large, against = np.full((2, spec.size), -3e38, np.float32), np.array([[0, 0], [1, -1]], np.float32)
+    policy = LearnedPolicy("large", spec, [(large, nothing), (against, nothing)])
+    ids = pocket.encode_prompt(shipped_prompts[0])
+    batch = SpeculativeBatch(pocket, [ids], max_depth=4, top_k=3, judge=OnDevice(policy, CPU))
+    with pytest.raises(ArtifactError, match="policy large: its weights are so large"):
         policy.act(batch.begin()[0])
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from recurrent_weights import make_weights
 from torch import Tensor
 
 from radar_rl.errors import ArtifactError, ConfigError, FallbackWarning, InputError, ModelOutputError
@@ -18,6 +19,8 @@ from radar_rl.policies import (
     MinProbability,
     ObservationSpec,
     Policy,
+    RadarPolicy,
+    States,
     StaticDepth,
     TapOut,
 )
@@ -91,6 +94,36 @@ def test_a_nan_seen_falls_back_for_the_round(pocket: Pair, prompts: list[list[in
     assert decoder.fallbacks == 2 * out.fallbacks
     with pytest.raises(InputError, match="NaN"):
         SpeculativeDecoder(pocket, policy, **SHAPE, strict=True).generate(prompts[0])
+
+
+def overflowing() -> Iterator[Policy]:
+    """Policies whose networks compute ∞ − ∞ of sound numbers."""
+    large, against = np.float32(-3e38), np.array([[0.0, 0.0], [1.0, -1.0]], np.float32)
+    first = np.full((2, SEES.spec.size), large), np.zeros(2, np.float32)
+    yield LearnedPolicy("large", SEES.spec, [first, (against, np.zeros(2, np.float32))])
+    newest = ObservationSpec(max_depth=4, top_k=4, newest=1)  # small enough to be written out
+    yield LearnedPolicy("large, small", newest, [(first[0][:, : newest.size], first[1]), (against, first[1])])
+    weights = make_weights(top_k=4, hidden=2, inner=2)
+    weights["mlp.0.weight"][:, -4:], weights["mlp.3.weight"][:] = large, against
+    yield RadarPolicy("large radar", weights)
+
+
+@pytest.mark.filterwarnings("ignore:.* encountered in dot:RuntimeWarning")
+@pytest.mark.parametrize("policy", list(overflowing()), ids=lambda policy: policy.name)
+def test_a_network_that_overflows_falls_back(
+    pocket: Pair, prompts: list[list[int]], alone: Callable, policy: Policy  # type: ignore[type-arg]
+) -> None:
+    decoder = SpeculativeDecoder(pocket, policy, **SHAPE, fallback_depth=3)
+    with pytest.warns(FallbackWarning, match=f"policy {policy.name} could not decide.*weights are so large"):
+        out = decoder.generate(prompts[0], max_new_tokens=TOKENS, seed=3)
+    assert out.token_ids == alone(0)
+    assert depths(out.rounds) == {3}
+    assert out.fallbacks == len(out.rounds)
+    with pytest.raises(ArtifactError, match="its network's output is NaN"):
+        SpeculativeDecoder(pocket, policy, **SHAPE, strict=True).generate(prompts[0])
+    state = States(np.full((1, 4, 4), -1.0), np.array([1]))
+    with pytest.raises(ArtifactError, match="its network's output is NaN"):
+        policy.continues(state)  # type: ignore[attr-defined]
 
 
 def test_beside_a_blind_text_others_decide_for_themselves(pocket: Pair, prompts: list[list[int]]) -> None:
