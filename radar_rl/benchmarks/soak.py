@@ -25,11 +25,12 @@ from radar_rl.policies import ObservationSpec, Policy, StaticDepth
 from radar_rl.policies.observation import DEFAULT_FEATURES
 from radar_rl.progress import SECONDS_BETWEEN_LINES, track
 from radar_rl.runtime import SpeculativeDecoder, autoregressive
+from radar_rl.runtime.decoder import SHAPE
 from radar_rl.runtime.models import pair_from_config
 from radar_rl.runtime.named import policy_from_string
 from radar_rl.runtime.profiler import default_network, random_network
 from radar_rl.speculative import Pair
-from radar_rl.speculative.fast import ROWS
+from radar_rl.speculative.fast import padded_rows
 from radar_rl.speculative.features import FEATURES
 from radar_rl.speculative.text import DRAFT_SOURCES, Options
 
@@ -225,8 +226,9 @@ def warm_up(pair: Pair, prompts: Sequence[Sequence[int]], max_new_tokens: int) -
     for source in DRAFT_SOURCES:
         decoder = SpeculativeDecoder(pair, StaticDepth(MAX_DEPTH), draft_source=source, strict=True)
         decoder.generate_batch([longest] * LARGEST_BATCH, max_new_tokens=max_new_tokens)
-    widest = len(pair.head.draft_to_target)
-    for rows in track(range(2, ROWS + 1), ROWS - 1, "bench soak: numbers of rows"):
+    widest, most = len(pair.head.draft_to_target), LARGEST_BATCH * max(len(longest), SHAPE["tree_size"])
+    sizes = sorted({padded_rows(rows) for rows in range(2, most + 1)})
+    for rows in track(sizes, len(sizes), "bench soak: numbers of rows"):
         decoder = SpeculativeDecoder(
             pair, StaticDepth(2), max_depth=2, top_k=min(rows, widest), tree_size=rows, strict=True
         )

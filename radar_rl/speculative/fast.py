@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-ROWS = 60  # packed weights are laid out for, and read for at most: those of a verification at EAGLE's tree size
+ROWS = 60  # oneDNN chooses a weight's layout for a number of rows: those of a verification at EAGLE's tree size
 CLOSE = 1e-4
 
 Function = Callable[[Tensor], Tensor]
@@ -25,28 +25,36 @@ def can_pack(weight: Tensor) -> bool:
 def linear(weight: Tensor, bias: Tensor | None) -> Function:
     """``F.linear`` with a weight [out, in] that stays as it is: [..., in] → [..., out].
 
-    Where oneDNN packs it, products with a few rows read a packed copy.
+    Where oneDNN packs it, products with several rows read a packed copy.
     """
     if not can_pack(weight):
         return lambda x: F.linear(x, weight, bias)
     packed = _pack(weight)
 
-    def product(x: Tensor) -> Tensor:
-        if not _pays(x):
-            return F.linear(x, weight, bias)
-        few: Tensor = torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
-        return few
+    def several(x: Tensor) -> Tensor:
+        product: Tensor = torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
+        return product
 
-    return product
+    return lambda x: F.linear(x, weight, bias) if x.numel() <= x.shape[-1] else _padded(several, x)
 
 
-def _pays(x: Tensor) -> bool:
-    """Whether a packed weight is to be read: a single row goes faster without, many take as long.
+def padded_rows(rows: int) -> int:
+    """Rows that a product of so many is computed with: as many up to ``ROWS``, beyond one of eight in an octave.
 
-    For every number of rows oneDNN compiles a kernel that it never gives back, 0.3 MB for each shape of a weight; so
-    there must not be as many numbers of rows as prompts have lengths.
+    For every number of rows oneDNN compiles a kernel that it never gives back, 0.3 MB for each shape of a weight:
+    prompts of all lengths would fill the memory.
     """
-    return x.shape[-1] < x.numel() <= ROWS * x.shape[-1]
+    step = 1 << max(0, rows.bit_length() - 4)
+    return rows if rows <= ROWS else -(-rows // step) * step
+
+
+def _padded(function: Function, x: Tensor) -> Tensor:
+    """A function of each row, of ``padded_rows``."""
+    rows = x.numel() // x.shape[-1]
+    missing = padded_rows(rows) - rows
+    if not missing:
+        return function(x)
+    return function(F.pad(x.reshape(rows, -1), (0, 0, 0, missing)))[:rows].view(*x.shape[:-1], -1)
 
 
 def join(layers: Sequence[nn.Linear]) -> Function:
@@ -103,8 +111,11 @@ def _gated(gate: nn.Linear, up: nn.Linear, down: nn.Linear) -> Function:
     packed_gate, packed_up, narrow = _pack(gate.weight), _pack(up.weight), linear(down.weight, down.bias)
 
     def forward(x: Tensor) -> Tensor:
-        if not _pays(x):
+        if x.numel() <= x.shape[-1]:
             return narrow(F.silu(F.linear(x, gate.weight, gate.bias)) * F.linear(x, up.weight, up.bias))
+        return _padded(several, x)
+
+    def several(x: Tensor) -> Tensor:
         gated = torch.ops.mkldnn._linear_pointwise(x, packed_gate, gate.bias, "swish", [], "")
         product: Tensor = torch.ops.mkldnn._linear_pointwise.binary(x, gated, packed_up, up.bias, "mul")
         return narrow(product)
