@@ -41,8 +41,8 @@ def linear(weight: Tensor, bias: Tensor | None) -> Function:
 def padded_rows(rows: int) -> int:
     """Rows that a product of so many is computed with: as many up to ``ROWS``, beyond one of eight in an octave.
 
-    For every number of rows oneDNN compiles a kernel that it never gives back, 0.3 MB for each shape of a weight:
-    prompts of all lengths would fill the memory.
+    For every number of rows oneDNN compiles a kernel that it never gives back: prompts of all lengths would fill the
+    memory.
     """
     step = 1 << max(0, rows.bit_length() - 4)
     return rows if rows <= ROWS else -(-rows // step) * step
